@@ -1,0 +1,81 @@
+//! Memory that starts on a cache line.
+
+#![allow(unsafe_code, reason = "views an array of cache lines as numbers or bytes")]
+
+use core::mem::MaybeUninit;
+use core::ops::{Deref, DerefMut};
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// Bytes that every buffer starts at a multiple of.
+pub(crate) const ALIGN: usize = 64;
+const LINE: usize = ALIGN / size_of::<f32>();
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; LINE]);
+
+// SAFETY: an array of f32 that fills its alignment: no padding, every bit
+// pattern valid.
+unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for Line {}
+
+/// f32 that start on a cache line.
+pub(crate) struct AlignedBuf(Vec<Line>);
+
+impl AlignedBuf {
+    /// At least `len` zeros; a whole number of cache lines.
+    pub(crate) fn zeroed(len: usize) -> Self {
+        Self(vec![Line([0.0; LINE]); len.div_ceil(LINE)])
+    }
+}
+
+impl Deref for AlignedBuf {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+impl DerefMut for AlignedBuf {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
+}
+
+/// Working memory for a plan's `run`, for those who have none of their own.
+///
+/// It is only bytes: any `&mut [MaybeUninit<u8>]` of
+/// [`scratch_bytes`](crate::BottleneckPlan::scratch_bytes) serves as well, at
+/// any alignment, and may be shared by all plans that do not run at the same
+/// time.
+///
+/// ```
+/// let mut scratch = mbconv::Scratch::new(1000);
+/// assert!(scratch.len() >= 1000);
+/// ```
+pub struct Scratch(Vec<MaybeUninit<Line>>);
+
+impl Scratch {
+    /// At least `bytes` bytes that start on a cache line.
+    pub fn new(bytes: usize) -> Self {
+        Self(vec![MaybeUninit::uninit(); bytes.div_ceil(ALIGN)])
+    }
+}
+
+impl Deref for Scratch {
+    type Target = [MaybeUninit<u8>];
+    fn deref(&self) -> &[MaybeUninit<u8>] {
+        // SAFETY: the lines' own memory, as bytes that need not be initialised.
+        unsafe { core::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * ALIGN) }
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [MaybeUninit<u8>] {
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { core::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * ALIGN) }
+    }
+}

@@ -1,0 +1,317 @@
+//! The depthwise tile: one vector of channels, a few neighbouring output
+//! columns of one row, held in registers while the taps go by.
+//!
+//! Borders are never padded in memory. A tile that touches one skips the input
+//! columns outside the image, rows outside it are left out of the loop over
+//! tap rows; every output still sums its taps in the same order.
+
+use crate::activation::Activation;
+use crate::pack::PackedDepthwise;
+use crate::shape::Placed;
+use crate::simd::{Kernel, Lanes};
+
+/// One channel vector of one image. Strides are in f32.
+#[derive(Clone, Copy)]
+pub(crate) struct Args<'a> {
+    pub(crate) window: &'a Placed,
+    /// Input: row `y`, column `x` is at `(y % ring) * row + x * column`.
+    pub(crate) input: *const f32,
+    pub(crate) input_row: usize,
+    pub(crate) input_column: usize,
+    /// Rows of the input's buffer, which may be fewer than the image has.
+    pub(crate) ring: usize,
+    /// Output, at the first row asked for.
+    pub(crate) output: *mut f32,
+    pub(crate) output_row: usize,
+    pub(crate) output_column: usize,
+    /// This vector's packed weights and bias.
+    pub(crate) weights: *const f32,
+    pub(crate) bias: *const f32,
+    /// Channels of this vector that exist in the input, at least 1.
+    pub(crate) input_lanes: usize,
+    /// The same of the output.
+    pub(crate) output_lanes: usize,
+    pub(crate) activation: Activation,
+}
+
+/// Computes the output rows `rows`.
+///
+/// # Safety
+/// The pointers of `args` are valid for those rows, for every input row they
+/// read and for all columns of both, `input_lanes` and `output_lanes` wide; the
+/// output overlaps nothing else, and no other thread touches it.
+pub(crate) unsafe fn rows<S: Lanes>(s: S, args: &Args<'_>, rows: core::ops::Range<usize>) {
+    let window = args.window;
+    let whole = args.input_lanes == S::LANES && args.output_lanes == S::LANES;
+    let run = match (window.kernel, window.stride[1], window.dilation, whole) {
+        ([3, 3], 1, [1, 1], true) => run::<S, 3, 1, false>,
+        ([3, 3], 2, [1, 1], true) => run::<S, 3, 2, false>,
+        ([5, 5], 1, [1, 1], true) => run::<S, 5, 1, false>,
+        ([5, 5], 2, [1, 1], true) => run::<S, 5, 2, false>,
+        ([7, 7], 1, [1, 1], true) => run::<S, 7, 1, false>,
+        ([7, 7], 2, [1, 1], true) => run::<S, 7, 2, false>,
+        (_, _, _, true) => run::<S, 0, 0, false>,
+        (_, _, _, false) => run::<S, 0, 0, true>,
+    };
+    // SAFETY: passed on; the instance fits the window.
+    unsafe { run(s, args, rows) }
+}
+
+/// Rows of tiles for a `K` x `K` window with horizontal stride `SX`; `K = 0` is
+/// any window. `NARROW` is for a vector that is not whole.
+unsafe fn run<S: Lanes, const K: usize, const SX: usize, const NARROW: bool>(
+    s: S,
+    args: &Args<'_>,
+    rows: core::ops::Range<usize>,
+) {
+    let width = args.window.output.width;
+    // The widest tile where it divides the row, else tiles of nearly equal width.
+    let widest = S::DEPTHWISE_COLUMNS;
+    let widest = if width.is_multiple_of(widest) { widest } else { widest.min(7) };
+    let tiles = width.div_ceil(widest);
+    let (columns, wider) = (width / tiles, width % tiles);
+    s.enter(
+        #[inline(always)]
+        || {
+            let mut args = *args;
+            for row in rows {
+                let mut column = 0;
+                for tile in 0..tiles {
+                    let columns = columns + usize::from(tile < wider);
+                    // SAFETY: this row is one of the caller's, these columns
+                    // are below the output's width.
+                    unsafe { select::<S, K, SX, NARROW>(s, &args, row, column, columns) };
+                    column += columns;
+                }
+                args.output = args.output.wrapping_add(args.output_row);
+            }
+        },
+    );
+}
+
+/// # Safety
+/// As for [`rows`], for one row and `columns` columns from `column` on.
+#[inline(always)]
+unsafe fn select<S: Lanes, const K: usize, const SX: usize, const NARROW: bool>(
+    s: S,
+    args: &Args<'_>,
+    row: usize,
+    column: usize,
+    columns: usize,
+) {
+    let window = args.window;
+    let extent = (window.kernel[1] - 1) * window.dilation[1] + 1;
+    let first = column * window.stride[1];
+    let end = (column + columns - 1) * window.stride[1] + extent;
+    let inside = first >= window.before[1] && end <= window.input.width + window.before[1];
+    macro_rules! table {
+        ($($columns:literal)*) => {
+            match (columns, inside) {
+                $(
+                    // Instances wider than a tile gets are empty.
+                    ($columns, _) if const { $columns > S::DEPTHWISE_COLUMNS } => {}
+                    // SAFETY: as this function's, passed on.
+                    ($columns, true) => unsafe {
+                        tile::<S, K, SX, NARROW, $columns, false>(s, args, row, column)
+                    },
+                    // SAFETY: as this function's, passed on.
+                    ($columns, false) => unsafe {
+                        tile::<S, K, SX, NARROW, $columns, true>(s, args, row, column)
+                    },
+                )*
+                _ => {}
+            }
+        };
+    }
+    table!(1 2 3 4 5 6 7 14)
+}
+
+/// `COLUMNS` outputs of row `row` from `column` on; `EDGE` where some of their
+/// taps may fall beside the image.
+///
+/// # Safety
+/// As for [`select`].
+#[inline(always)]
+unsafe fn tile<
+    S: Lanes,
+    const K: usize,
+    const SX: usize,
+    const NARROW: bool,
+    const COLUMNS: usize,
+    const EDGE: bool,
+>(
+    s: S,
+    args: &Args<'_>,
+    row: usize,
+    column: usize,
+) {
+    let window = args.window;
+    let [kernel_h, kernel_w] = if K == 0 { window.kernel } else { [K, K] };
+    let [dilation_y, dilation_x] = if K == 0 { window.dilation } else { [1, 1] };
+    let stride_x = if K == 0 { window.stride[1] } else { SX };
+    let [height, width] = [window.input.height, window.input.width];
+
+    // Tap rows inside the image: 0 <= top + ky * dilation - before < height.
+    let top = row * window.stride[0];
+    let ky_first = window.before[0].saturating_sub(top).div_ceil(dilation_y).min(kernel_h);
+    let ky_end = (height + window.before[0]).saturating_sub(top).div_ceil(dilation_y).min(kernel_h);
+
+    // Columns are counted from the tile's first tap, which in an edge tile may
+    // lie `before` to the left of the image.
+    let first = column * stride_x;
+    let left = window.before[1];
+    let inside = left.saturating_sub(first)..(width + left).saturating_sub(first);
+
+    let load = |p: *const f32| {
+        // SAFETY: `p` is a pixel inside the image, valid for input_lanes.
+        unsafe { if NARROW { s.load_first(p, args.input_lanes) } else { s.load(p) } }
+    };
+    // SAFETY: bias and weights are packed in whole vectors, kernel_h * kernel_w of them.
+    let (bias, weight) =
+        unsafe { (s.load(args.bias), |tap: usize| s.load(args.weights.add(tap * S::LANES))) };
+
+    let mut acc = [bias; COLUMNS];
+    let mut slot = (top + ky_first * dilation_y).wrapping_sub(window.before[0]) % args.ring;
+    for ky in ky_first..ky_end {
+        // Formed without `add`: in an edge tile the tile's first tap is outside.
+        let line = args
+            .input
+            .wrapping_add(slot * args.input_row + first * args.input_column)
+            .wrapping_sub(left * args.input_column);
+        if K == 0 {
+            for kx in 0..kernel_w {
+                let w = weight(ky * kernel_w + kx);
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let tap = i * stride_x + kx * dilation_x;
+                    if !EDGE || inside.contains(&tap) {
+                        *acc = s.mul_add(load(line.wrapping_add(tap * args.input_column)), w, *acc);
+                    }
+                }
+            }
+        } else {
+            // Each input column is loaded once and meets the outputs it reaches;
+            // the row's weights stay in registers.
+            let w: [S::V; K] = core::array::from_fn(|kx| weight(ky * K + kx));
+            for tap in 0..(COLUMNS - 1) * SX + K {
+                if EDGE && !inside.contains(&tap) {
+                    continue;
+                }
+                let x = load(line.wrapping_add(tap * args.input_column));
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    if tap >= i * SX && tap - i * SX < K {
+                        *acc = s.mul_add(x, w[tap - i * SX], *acc);
+                    }
+                }
+            }
+        }
+        slot += dilation_y;
+        if slot >= args.ring {
+            slot %= args.ring;
+        }
+    }
+
+    let output = args.output.wrapping_add(column * args.output_column);
+    for (i, &acc) in acc.iter().enumerate() {
+        let y = match args.activation.bounds() {
+            Some([lo, hi]) => s.min(s.splat(hi), s.max(s.splat(lo), acc)),
+            None => acc,
+        };
+        let p = output.wrapping_add(i * args.output_column);
+        // SAFETY: column i of the tile is one of the output's.
+        unsafe { if NARROW { s.store_first(p, y, args.output_lanes) } else { s.store(p, y) } }
+    }
+    if args.activation.bounds().is_none() {
+        // SAFETY: the pixels just written.
+        unsafe { activate(s, args, output, COLUMNS) }
+    }
+}
+
+/// The activations that are not a clamp, over the tile just written.
+///
+/// # Safety
+/// `output` is valid for `columns` pixels of `output_lanes` channels.
+#[inline(never)]
+unsafe fn activate<S: Lanes>(s: S, args: &Args<'_>, output: *mut f32, columns: usize) {
+    s.enter(
+        #[inline(always)]
+        || {
+            for i in 0..columns {
+                // SAFETY: i < columns.
+                unsafe {
+                    let p = output.add(i * args.output_column);
+                    let x = s.load_first(p, args.output_lanes);
+                    s.store_first(p, args.activation.apply_lanes(s, x), args.output_lanes);
+                }
+            }
+        },
+    );
+}
+
+/// A whole depthwise convolution over NHWC images.
+pub(crate) struct Layer<'a> {
+    packed: &'a PackedDepthwise,
+    activation: Activation,
+    window: &'a Placed,
+    band: usize,
+    input: *const f32,
+    output: *mut f32,
+}
+
+impl<'a> Layer<'a> {
+    /// Takes `band` output rows at a time through all channels, so that the
+    /// cache lines which channel vectors share are still there for the next.
+    ///
+    /// # Safety
+    /// `input` and `output` are valid for the window's shapes with the packed
+    /// channels; the output overlaps nothing and no other thread touches it;
+    /// `packed` is for the instruction set that this is dispatched to.
+    pub(crate) unsafe fn new(
+        packed: &'a PackedDepthwise,
+        activation: Activation,
+        window: &'a Placed,
+        band: usize,
+        input: *const f32,
+        output: *mut f32,
+    ) -> Self {
+        Self { packed, activation, window, band, input, output }
+    }
+}
+
+impl Kernel for Layer<'_> {
+    type Output = ();
+
+    fn run<S: Lanes>(self, s: S) {
+        let &PackedDepthwise { channels, taps, ref weights, ref bias } = self.packed;
+        let (input, output) = (self.window.input, self.window.output);
+        for image in 0..input.batch {
+            for top in (0..output.height).step_by(self.band) {
+                let rows = top..(top + self.band).min(output.height);
+                for vector in 0..channels.div_ceil(S::LANES) {
+                    let first = vector * S::LANES;
+                    let lanes = S::LANES.min(channels - first);
+                    // SAFETY: `new` has vouched for all rows and channels.
+                    unsafe {
+                        let image_in = image * input.height * input.width * channels;
+                        let row_out = (image * output.height + top) * output.width * channels;
+                        let args = Args {
+                            window: self.window,
+                            input: self.input.add(image_in + first),
+                            input_row: input.width * channels,
+                            input_column: channels,
+                            ring: input.height,
+                            output: self.output.add(row_out + first),
+                            output_row: output.width * channels,
+                            output_column: channels,
+                            weights: weights.as_ptr().add(first * taps),
+                            bias: bias.as_ptr().add(first),
+                            input_lanes: lanes,
+                            output_lanes: lanes,
+                            activation: self.activation,
+                        };
+                        self::rows(s, &args, rows.clone());
+                    }
+                }
+            }
+        }
+    }
+}

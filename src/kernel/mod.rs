@@ -1,0 +1,12 @@
+//! Inner loops, each written once and generic over [`Lanes`](crate::simd::Lanes).
+//!
+//! Functions here work on raw pointers; the operations establish what those
+//! must be valid for, once, before the first tile.
+
+#![allow(unsafe_code, reason = "the kernels walk raw pointers that the operations have checked")]
+
+pub(crate) mod bottleneck;
+pub(crate) mod depthwise;
+#[cfg(feature = "std")]
+pub(crate) mod peak;
+pub(crate) mod pointwise;

@@ -1,0 +1,80 @@
+//! SIMD kernels for the inverted bottleneck of mobile networks.
+//!
+//! # The idea
+//!
+//! MobileNetV2's block (Sandler et al. 2018) is thin at both ends and `t` times
+//! wider in the middle: a 1x1 convolution expands, a depthwise one filters, a
+//! 1x1 one projects back, and the input is added. The wide middle is what
+//! leaves the cache when the three run one after the other.
+//! [`InvertedBottleneck`] runs them together, band of rows by band of rows, so
+//! that the expanded tensor exists only as a tile in the cache; [`Pointwise`]
+//! and [`Depthwise`] are the parts alone.
+//!
+//! # How it is used
+//!
+//! Describe a layer with the weights as you hold them ([`PointwiseParams`],
+//! [`DepthwiseParams`], [`BottleneckParams`]), build the operation once, which
+//! checks everything and packs the weights, [`plan`](InvertedBottleneck::plan)
+//! it for a [`Shape`], and run the plan often. `run` takes `&self`, allocates
+//! nothing and fails only on slices of the wrong length.
+//!
+#![doc = include_str!("../docs/example.md")]
+//!
+//! # What can be relied on
+//!
+//! - Tensors are plain slices, NHWC. Nothing is read or written outside them,
+//!   not by one byte.
+//! - For one instruction set the result is the same bit for bit, whatever the
+//!   schedule: fused, unfused, any tile, any batch.
+//! - NaN in an input or weight makes every output that sums it NaN;
+//!   activations keep NaN. A padded tap contributes nothing, whatever its
+//!   weight. The sign of a zero result is not specified.
+//! - Errors are found before any work and hold the numbers ([`Error`]).
+//! - Every operation and plan is `Send + Sync` and cheap to clone.
+//!
+//! # Instruction sets
+//!
+//! [`Isa::detect`] takes the best of AVX-512, AVX2 with FMA, NEON and a portable
+//! fallback that this CPU has; the environment variable `MBCONV_ISA` or a
+//! `with_isa` constructor narrows it.
+//!
+//! # Features
+//!
+//! `std` (default): `MBCONV_ISA`, cache sizes from the operating system,
+//! `measure_peak`. Without it the crate is `no_std` with `alloc`.
+
+#![no_std]
+
+extern crate alloc;
+#[cfg(feature = "std")]
+extern crate std;
+
+mod activation;
+mod buffer;
+mod error;
+mod fold;
+mod isa;
+mod kernel;
+mod op;
+mod pack;
+mod params;
+#[cfg(feature = "std")]
+mod peak;
+pub mod reference;
+mod schedule;
+mod shape;
+mod simd;
+
+pub use activation::Activation;
+pub use buffer::Scratch;
+pub use error::{Error, Result};
+pub use fold::{BatchNorm, ChannelAxis, fold_batch_norm};
+pub use isa::Isa;
+pub use op::bottleneck::{BottleneckPlan, InvertedBottleneck};
+pub use op::depthwise::{Depthwise, DepthwisePlan};
+pub use op::pointwise::{Pointwise, PointwisePlan};
+pub use params::{BottleneckParams, DepthwiseParams, PointwiseParams};
+#[cfg(feature = "std")]
+pub use peak::measure_peak;
+pub use schedule::{Caches, PlanOptions, Schedule};
+pub use shape::{Layout, Padding, Shape};

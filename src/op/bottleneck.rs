@@ -1,0 +1,314 @@
+//! `InvertedBottleneck`: the whole block in one pass.
+
+use core::mem::MaybeUninit;
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+
+use crate::activation::Activation;
+use crate::buffer::{ALIGN, Scratch};
+use crate::error::{Error, Result};
+use crate::isa::Isa;
+use crate::kernel::bottleneck::{Block, Run, Stage, Tile};
+use crate::op::check_length;
+use crate::pack::{PackDepthwise, PackPointwise, PackedDepthwise, PackedPointwise};
+use crate::params::BottleneckParams;
+use crate::schedule::{Decision, PlanOptions, Problem};
+use crate::shape::{Placed, Shape, Window};
+
+/// An inverted bottleneck with its weights packed for one instruction set.
+///
+/// ```
+/// use mbconv::{
+///     Activation, BottleneckParams, DepthwiseParams, InvertedBottleneck, Padding,
+///     PointwiseParams, Shape,
+/// };
+///
+/// let (c, t) = (8, 6); // channels, expansion
+/// let (expand, depthwise, project) = (vec![0.1; t * c * c], vec![0.1; 9 * t * c], vec![0.1; t * c * c]);
+/// let block = BottleneckParams::new(
+///     DepthwiseParams::new(t * c, [3, 3], &depthwise)
+///         .padding(Padding::uniform(1))
+///         .activation(Activation::Relu6),
+///     PointwiseParams::new(t * c, c, &project),
+/// )
+/// .expand(PointwiseParams::new(c, t * c, &expand).activation(Activation::Relu6))
+/// .residual(true);
+///
+/// let shape = Shape::new(1, 14, 14);
+/// let plan = InvertedBottleneck::new(&block)?.plan(shape)?;
+/// let (x, mut y) = (vec![1.0; 14 * 14 * c], vec![0.0; 14 * 14 * c]);
+/// plan.run(&x, &mut y, &mut plan.scratch())?;
+/// println!("{}", plan.explain());
+/// # Ok::<(), mbconv::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct InvertedBottleneck(Arc<Inner>);
+
+struct Inner {
+    isa: Isa,
+    expand: Option<(PackedPointwise, Activation)>,
+    depthwise: PackedDepthwise,
+    depthwise_activation: Activation,
+    window: Window,
+    project: PackedPointwise,
+    project_activation: Activation,
+    residual: bool,
+}
+
+impl InvertedBottleneck {
+    /// Packs the block for the instruction set that [`Isa::detect`] gives.
+    ///
+    /// # Errors
+    ///
+    /// What [`Isa::detect`] gives; those of [`Pointwise::new`](crate::Pointwise::new)
+    /// and [`Depthwise::new`](crate::Depthwise::new) for each stage;
+    /// [`Error::ChannelMismatch`] when neighbouring stages differ;
+    /// [`Error::ResidualShape`] when a residual is asked and the channels differ.
+    pub fn new(params: &BottleneckParams<'_>) -> Result<Self> {
+        Self::with_isa(params, Isa::detect()?)
+    }
+
+    /// Packs the block for `isa`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`InvertedBottleneck::new`], without those of detection.
+    pub fn with_isa(params: &BottleneckParams<'_>, isa: Isa) -> Result<Self> {
+        params.validate()?;
+        let pack = |stage| isa.dispatch(PackPointwise(stage));
+        Ok(Self(Arc::new(Inner {
+            isa,
+            expand: params.expand.as_ref().map(|stage| (pack(stage), stage.activation)),
+            depthwise: isa.dispatch(PackDepthwise(&params.depthwise)),
+            depthwise_activation: params.depthwise.activation,
+            window: params.depthwise.window,
+            project: pack(&params.project),
+            project_activation: params.project.activation,
+            residual: params.residual,
+        })))
+    }
+
+    /// Plans for images of `shape`, with the schedule that should be fastest.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ZeroSize`] or [`Error::Overflow`] when the shape is empty or any
+    /// tensor of the block too large; [`Error::EmptyOutput`] when the depthwise
+    /// kernel does not fit the padded image; [`Error::ResidualShape`] when a
+    /// residual is asked and input and output differ.
+    pub fn plan(&self, shape: Shape) -> Result<BottleneckPlan> {
+        self.plan_with(shape, &PlanOptions::new())
+    }
+
+    /// As [`InvertedBottleneck::plan`], with a schedule and caches of the
+    /// caller's choice.
+    ///
+    /// # Errors
+    ///
+    /// As for [`InvertedBottleneck::plan`].
+    pub fn plan_with(&self, shape: Shape, options: &PlanOptions) -> Result<BottleneckPlan> {
+        let Inner { isa, expand, depthwise, project, .. } = &*self.0;
+        let lanes = isa.lanes();
+        let input = shape.elements(self.c_in())?;
+        let window = self.0.window.place(shape)?;
+        let output = window.output.elements(project.c_out)?;
+        // The tensors between, channels rounded up as the buffers hold them.
+        let channels = depthwise.channels;
+        let padded = channels.next_multiple_of(lanes);
+        let between = shape.elements(padded)?.checked_add(window.output.elements(padded)?);
+        between
+            .and_then(|n| n.checked_mul(size_of::<f32>()))
+            .and_then(|n| n.checked_add(2 * ALIGN))
+            .filter(|&bytes| bytes <= isize::MAX as usize)
+            .ok_or(Error::Overflow { what: "scratch" })?;
+        if self.0.residual && (shape, self.c_in()) != (window.output, project.c_out) {
+            return Err(Error::ResidualShape {
+                input: [shape.height, shape.width, self.c_in()],
+                output: [window.output.height, window.output.width, project.c_out],
+            });
+        }
+        let problem = Problem {
+            window: &window,
+            expand: expand.is_some(),
+            channels,
+            lanes,
+            panel: expand
+                .iter()
+                .flat_map(|(packed, _)| &packed.panels)
+                .map(|panel| panel.vectors)
+                .max()
+                .unwrap_or(1),
+        };
+        let Decision { tile, fused, why } = problem.decide(options);
+        let tile_bytes = problem.bytes(&tile);
+        Ok(BottleneckPlan { op: self.clone(), window, input, output, tile, tile_bytes, fused, why })
+    }
+
+    /// Floating-point operations for images of `shape`: two per multiply-add,
+    /// padded taps counted too, as is usual. For stride 1 and `c_in = c_out`
+    /// with expansion `t` and a `K` x `K` kernel these are
+    /// `2 * t * c_in * H * W * (2 * c_in + K * K)`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`InvertedBottleneck::plan`].
+    pub fn flops(&self, shape: Shape) -> Result<u64> {
+        let Inner { expand, depthwise, project, window, .. } = &*self.0;
+        let output = window.place(shape)?.output.elements(depthwise.channels)? as u64;
+        let expand = match expand {
+            Some((e, _)) => shape.elements(e.c_in)? as u64 * e.c_out as u64,
+            None => 0,
+        };
+        Ok(2 * (expand + output * (depthwise.taps as u64 + project.c_out as u64)))
+    }
+
+    /// Bytes of all weights and biases, without the padding of packing.
+    pub fn weight_bytes(&self) -> usize {
+        let Inner { expand, depthwise, project, .. } = &*self.0;
+        let expand = expand.as_ref().map_or(0, |(e, _)| (e.c_in + 1) * e.c_out);
+        let depthwise = (depthwise.taps + 1) * depthwise.channels;
+        (expand + depthwise + (project.c_in + 1) * project.c_out) * size_of::<f32>()
+    }
+
+    /// The instruction set that the weights are packed for.
+    pub fn isa(&self) -> Isa {
+        self.0.isa
+    }
+
+    fn c_in(&self) -> usize {
+        self.0.expand.as_ref().map_or(self.0.depthwise.channels, |(expand, _)| expand.c_in)
+    }
+}
+
+/// An [`InvertedBottleneck`] for images of one shape, with its schedule.
+#[derive(Clone)]
+pub struct BottleneckPlan {
+    op: InvertedBottleneck,
+    window: Placed,
+    input: usize,
+    output: usize,
+    tile: Tile,
+    tile_bytes: usize,
+    fused: bool,
+    why: String,
+}
+
+impl BottleneckPlan {
+    /// The extent of the output.
+    pub fn output_shape(&self) -> Shape {
+        self.window.output
+    }
+
+    /// Whether the expanded tensor exists only as a tile.
+    pub fn is_fused(&self) -> bool {
+        self.fused
+    }
+
+    /// Bytes that the expanded tensor takes when it is whole; 0 for a block
+    /// without expansion.
+    pub fn expanded_bytes(&self) -> usize {
+        let expanded = self.op.0.expand.as_ref().map_or(0, |(expand, _)| expand.c_out);
+        let Shape { batch, height, width } = self.window.input;
+        batch * height * width * expanded * size_of::<f32>()
+    }
+
+    /// Bytes of the tile that stands for it: expanded rows and depthwise output.
+    pub fn tile_bytes(&self) -> usize {
+        self.tile_bytes
+    }
+
+    /// The schedule in words: what was chosen, why, and in how many bytes.
+    pub fn explain(&self) -> String {
+        let Tile { rows, vectors, ring, .. } = self.tile;
+        let kib = |bytes: usize| bytes.div_ceil(1 << 10);
+        let channels = (vectors * self.op.0.isa.lanes()).min(self.op.0.depthwise.channels);
+        let (tile, expanded) = (kib(self.tile_bytes), kib(self.expanded_bytes()));
+        if self.fused {
+            format!(
+                "fused ({}): bands of {rows} rows x {channels} channels over a ring of {ring} \
+                 rows, {tile} KiB in place of {expanded} KiB expanded",
+                self.why
+            )
+        } else {
+            format!("unfused ({}): {expanded} KiB expanded, {tile} KiB in all", self.why)
+        }
+    }
+
+    /// Bytes of scratch memory that [`run`](Self::run) asks for.
+    pub fn scratch_bytes(&self) -> usize {
+        self.tile_bytes + ALIGN + (ALIGN - 1)
+    }
+
+    /// Scratch memory of the right size.
+    pub fn scratch(&self) -> Scratch {
+        Scratch::new(self.scratch_bytes())
+    }
+
+    /// Runs the block on `input`, `[batch][height][width][c_in]`, into `output`,
+    /// `[batch][height][width][c_out]` with the [output's
+    /// extent](Self::output_shape). `scratch` has at least
+    /// [`scratch_bytes`](Self::scratch_bytes) bytes, at any alignment; what it
+    /// holds before does not matter. Allocates nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Length`] when a slice does not fit the shape.
+    #[allow(unsafe_code, reason = "hands checked slices to the kernel")]
+    pub fn run(
+        &self,
+        input: &[f32],
+        output: &mut [f32],
+        scratch: &mut [MaybeUninit<u8>],
+    ) -> Result<()> {
+        check_length("input", self.input, input.len())?;
+        check_length("output", self.output, output.len())?;
+        let (expected, actual) = (self.scratch_bytes(), scratch.len());
+        if actual < expected {
+            return Err(Error::Length { what: "scratch", expected, actual });
+        }
+        let inner = &*self.op.0;
+        let lanes = inner.isa.lanes();
+        let ring = if inner.expand.is_some() {
+            (self.tile.ring_elements(&self.window, lanes) * size_of::<f32>())
+                .next_multiple_of(ALIGN)
+        } else {
+            0
+        };
+        let start = scratch.as_ptr().align_offset(ALIGN);
+        let scratch = &mut scratch[start..];
+        let (expanded, band) = scratch.split_at_mut(ring);
+        // SAFETY: input and output are as long as the window's shapes say; of
+        // the scratch, at most ALIGN - 1 bytes went to alignment and as many to
+        // rounding the ring, so that ring and band hold their elements, aligned;
+        // output and scratch are borrowed exclusively; all stages were packed
+        // for `isa`.
+        let run = unsafe {
+            Run::new(Block {
+                window: &self.window,
+                expand: inner
+                    .expand
+                    .as_ref()
+                    .map(|(packed, activation)| Stage { packed, activation: *activation }),
+                depthwise: &inner.depthwise,
+                depthwise_activation: inner.depthwise_activation,
+                project: Stage { packed: &inner.project, activation: inner.project_activation },
+                residual: inner.residual,
+                tile: self.tile,
+                input: input.as_ptr(),
+                output: output.as_mut_ptr(),
+                expanded: expanded.as_mut_ptr().cast(),
+                band: band.as_mut_ptr().cast(),
+            })
+        };
+        inner.isa.dispatch(run);
+        Ok(())
+    }
+
+    /// Names the schedule and the instruction set.
+    pub fn kernel_name(&self) -> String {
+        let schedule = if self.fused { "fused" } else { "unfused" };
+        format!("bottleneck_f32_{schedule}_{}", self.op.0.isa)
+    }
+}

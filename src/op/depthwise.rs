@@ -1,0 +1,164 @@
+//! `Depthwise`: a filter of its own for each channel.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+
+use crate::activation::Activation;
+use crate::error::Result;
+use crate::isa::Isa;
+use crate::kernel::depthwise::Layer;
+use crate::op::check_length;
+use crate::pack::{PackDepthwise, PackedDepthwise};
+use crate::params::DepthwiseParams;
+use crate::schedule::PlanOptions;
+use crate::shape::{Placed, Shape, Window};
+
+/// A depthwise convolution with its weights packed for one instruction set.
+///
+/// Kernels 3x3, 5x5 and 7x7 with horizontal stride 1 or 2 and no dilation have
+/// instances of their own; every other window runs vectorised too, with its
+/// taps in a loop.
+///
+/// ```
+/// use mbconv::{Depthwise, DepthwiseParams, Padding, Shape};
+///
+/// let weights = [1.0; 9]; // [3][3][channels = 1]
+/// let layer = DepthwiseParams::new(1, [3, 3], &weights).padding(Padding::uniform(1));
+/// let plan = Depthwise::new(&layer)?.plan(Shape::new(1, 2, 2))?;
+/// let mut y = [0.0; 4];
+/// plan.run(&[1.0, 2.0, 3.0, 4.0], &mut y)?;
+/// assert_eq!(y, [10.0; 4]);
+/// # Ok::<(), mbconv::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Depthwise(Arc<Inner>);
+
+struct Inner {
+    isa: Isa,
+    packed: PackedDepthwise,
+    window: Window,
+    activation: Activation,
+}
+
+impl Depthwise {
+    /// Packs the layer for the instruction set that [`Isa::detect`] gives.
+    ///
+    /// # Errors
+    ///
+    /// What [`Isa::detect`] gives; [`Error::ZeroSize`](crate::Error::ZeroSize),
+    /// [`Error::Overflow`](crate::Error::Overflow) or
+    /// [`Error::Length`](crate::Error::Length) when sizes and slices do not fit
+    /// each other; [`Error::PaddingTooLarge`](crate::Error::PaddingTooLarge);
+    /// [`Error::InvalidActivation`](crate::Error::InvalidActivation).
+    pub fn new(params: &DepthwiseParams<'_>) -> Result<Self> {
+        Self::with_isa(params, Isa::detect()?)
+    }
+
+    /// Packs the layer for `isa`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Depthwise::new`], without those of detection.
+    pub fn with_isa(params: &DepthwiseParams<'_>, isa: Isa) -> Result<Self> {
+        params.validate()?;
+        let packed = isa.dispatch(PackDepthwise(params));
+        let (window, activation) = (params.window, params.activation);
+        Ok(Self(Arc::new(Inner { isa, packed, window, activation })))
+    }
+
+    /// Plans for images of `shape`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ZeroSize`](crate::Error::ZeroSize) or
+    /// [`Error::Overflow`](crate::Error::Overflow) when the shape is empty or
+    /// too large; [`Error::EmptyOutput`](crate::Error::EmptyOutput) when the
+    /// kernel does not fit the padded image.
+    pub fn plan(&self, shape: Shape) -> Result<DepthwisePlan> {
+        self.plan_with(shape, &PlanOptions::new())
+    }
+
+    /// As [`Depthwise::plan`], for the caches that `options` name.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Depthwise::plan`].
+    pub fn plan_with(&self, shape: Shape, options: &PlanOptions) -> Result<DepthwisePlan> {
+        let channels = self.0.packed.channels;
+        let input = shape.elements(channels)?;
+        let window = self.0.window.place(shape)?;
+        let output = window.output.elements(channels)?;
+        // The band's input rows fill half of L2.
+        let row = shape.width * channels * size_of::<f32>();
+        let rows = (options.caches.l2 / 2 / row).saturating_sub(window.kernel[0]);
+        let band = (rows / window.stride[0]).max(1);
+        Ok(DepthwisePlan { op: self.clone(), window, input, output, band })
+    }
+
+    /// Floating-point operations for images of `shape`: two per multiply-add,
+    /// padded taps counted too, as is usual.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Depthwise::plan`].
+    pub fn flops(&self, shape: Shape) -> Result<u64> {
+        let packed = &self.0.packed;
+        let output = self.0.window.place(shape)?.output.elements(packed.channels)?;
+        Ok(2 * output as u64 * packed.taps as u64)
+    }
+
+    /// Bytes of weights and bias, without the padding of packing.
+    pub fn weight_bytes(&self) -> usize {
+        (self.0.packed.taps + 1) * self.0.packed.channels * size_of::<f32>()
+    }
+
+    /// The instruction set that the weights are packed for.
+    pub fn isa(&self) -> Isa {
+        self.0.isa
+    }
+}
+
+/// A [`Depthwise`] for images of one shape.
+#[derive(Clone)]
+pub struct DepthwisePlan {
+    op: Depthwise,
+    window: Placed,
+    input: usize,
+    output: usize,
+    band: usize,
+}
+
+impl DepthwisePlan {
+    /// The extent of the output.
+    pub fn output_shape(&self) -> Shape {
+        self.window.output
+    }
+
+    /// Convolves `input`, `[batch][height][width][channels]`, into `output`, the
+    /// same with the [output's extent](Self::output_shape). Allocates nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Length`](crate::Error::Length) when a slice does not fit the shape.
+    #[allow(unsafe_code, reason = "hands checked slices to the kernel")]
+    pub fn run(&self, input: &[f32], output: &mut [f32]) -> Result<()> {
+        check_length("input", self.input, input.len())?;
+        check_length("output", self.output, output.len())?;
+        let Inner { isa, packed, activation, .. } = &*self.op.0;
+        let (input, output) = (input.as_ptr(), output.as_mut_ptr());
+        // SAFETY: the slices are as long as the window's shapes say, `output` is
+        // borrowed exclusively, and `packed` was packed for `isa`.
+        let layer =
+            unsafe { Layer::new(packed, *activation, &self.window, self.band, input, output) };
+        isa.dispatch(layer);
+        Ok(())
+    }
+
+    /// The kernel that the work runs on: operation, element type, window,
+    /// horizontal stride, instruction set.
+    pub fn kernel_name(&self) -> String {
+        let [h, w] = self.window.kernel;
+        format!("depthwise_f32_{h}x{w}s{}_{}", self.window.stride[1], self.op.0.isa)
+    }
+}

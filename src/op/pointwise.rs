@@ -1,0 +1,186 @@
+//! `Pointwise`: the 1x1 convolution.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+
+use crate::activation::Activation;
+use crate::error::Result;
+use crate::isa::Isa;
+use crate::kernel::pointwise::Layer;
+use crate::op::check_length;
+use crate::pack::{PackPointwise, PackedPointwise};
+use crate::params::PointwiseParams;
+use crate::schedule::PlanOptions;
+use crate::shape::Shape;
+use crate::simd::{Kernel, Lanes};
+
+/// A 1x1 convolution with its weights packed for one instruction set.
+///
+/// ```
+/// use mbconv::{Activation, Pointwise, PointwiseParams, Shape};
+///
+/// let weights = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]; // [c_out = 2][c_in = 3]
+/// let layer = PointwiseParams::new(3, 2, &weights).activation(Activation::Relu);
+/// let plan = Pointwise::new(&layer)?.plan(Shape::new(1, 1, 1))?;
+/// let mut y = [0.0; 2];
+/// plan.run(&[1.0, 1.0, 1.0], &mut y)?;
+/// assert_eq!(y, [6.0, 15.0]);
+/// # Ok::<(), mbconv::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Pointwise(Arc<Inner>);
+
+struct Inner {
+    isa: Isa,
+    packed: PackedPointwise,
+    activation: Activation,
+}
+
+impl Pointwise {
+    /// Packs the layer for the instruction set that [`Isa::detect`] gives.
+    ///
+    /// # Errors
+    ///
+    /// What [`Isa::detect`] gives; [`Error::ZeroSize`](crate::Error::ZeroSize),
+    /// [`Error::Overflow`](crate::Error::Overflow) or
+    /// [`Error::Length`](crate::Error::Length) when sizes and slices do not fit
+    /// each other; [`Error::InvalidActivation`](crate::Error::InvalidActivation).
+    pub fn new(params: &PointwiseParams<'_>) -> Result<Self> {
+        Self::with_isa(params, Isa::detect()?)
+    }
+
+    /// Packs the layer for `isa`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Pointwise::new`], without those of detection.
+    pub fn with_isa(params: &PointwiseParams<'_>, isa: Isa) -> Result<Self> {
+        params.validate()?;
+        let packed = isa.dispatch(PackPointwise(params));
+        Ok(Self(Arc::new(Inner { isa, packed, activation: params.activation })))
+    }
+
+    /// Plans for images of `shape`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ZeroSize`](crate::Error::ZeroSize) or
+    /// [`Error::Overflow`](crate::Error::Overflow) when the shape is empty or
+    /// too large.
+    pub fn plan(&self, shape: Shape) -> Result<PointwisePlan> {
+        self.plan_with(shape, &PlanOptions::new())
+    }
+
+    /// As [`Pointwise::plan`], for the caches that `options` name.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Pointwise::plan`].
+    pub fn plan_with(&self, shape: Shape, options: &PlanOptions) -> Result<PointwisePlan> {
+        let PackedPointwise { c_in, c_out, weights, .. } = &self.0.packed;
+        let input = shape.elements(*c_in)?;
+        let output = shape.elements(*c_out)?;
+        // With all weights in L1, a few pixels at a time keep output rows
+        // together; else as many pixels as L2 holds share each panel's trip.
+        let caches = options.caches;
+        let budget =
+            if size_of_val(&weights[..]) <= caches.l1 / 2 { caches.l1 / 4 } else { caches.l2 / 4 };
+        // A multiple of every usual tile's height.
+        let block = (budget / size_of::<f32>() / c_in).next_multiple_of(84).max(84);
+        Ok(PointwisePlan { op: self.clone(), input, output, block })
+    }
+
+    /// Floating-point operations for images of `shape`: two per multiply-add.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Pointwise::plan`].
+    pub fn flops(&self, shape: Shape) -> Result<u64> {
+        Ok(2 * shape.elements(self.0.packed.c_in)? as u64 * self.0.packed.c_out as u64)
+    }
+
+    /// Bytes of weights and bias, without the padding of packing.
+    pub fn weight_bytes(&self) -> usize {
+        let PackedPointwise { c_in, c_out, .. } = &self.0.packed;
+        (c_in + 1) * c_out * size_of::<f32>()
+    }
+
+    /// The instruction set that the weights are packed for.
+    pub fn isa(&self) -> Isa {
+        self.0.isa
+    }
+}
+
+/// A [`Pointwise`] for images of one shape.
+#[derive(Clone)]
+pub struct PointwisePlan {
+    op: Pointwise,
+    input: usize,
+    output: usize,
+    block: usize,
+}
+
+impl PointwisePlan {
+    /// Convolves `input`, `[batch][height][width][c_in]`, into `output`,
+    /// `[batch][height][width][c_out]`. Allocates nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Length`](crate::Error::Length) when a slice does not fit the shape.
+    pub fn run(&self, input: &[f32], output: &mut [f32]) -> Result<()> {
+        self.run_all(input, None, output)
+    }
+
+    /// As [`PointwisePlan::run`], and adds `residual`, which has the output's
+    /// shape, after the activation.
+    ///
+    /// # Errors
+    ///
+    /// As for [`PointwisePlan::run`].
+    pub fn run_residual(&self, input: &[f32], residual: &[f32], output: &mut [f32]) -> Result<()> {
+        self.run_all(input, Some(residual), output)
+    }
+
+    #[allow(unsafe_code, reason = "hands checked slices to the kernel")]
+    fn run_all(&self, input: &[f32], residual: Option<&[f32]>, output: &mut [f32]) -> Result<()> {
+        check_length("input", self.input, input.len())?;
+        check_length("output", self.output, output.len())?;
+        if let Some(residual) = residual {
+            check_length("residual", self.output, residual.len())?;
+        }
+        let Inner { isa, packed, activation } = &*self.op.0;
+        // SAFETY: the slices are as long as the shape says, `output` is borrowed
+        // exclusively, and `packed` was packed for `isa`.
+        let layer = unsafe {
+            Layer::new(
+                packed,
+                *activation,
+                [self.input / packed.c_in, self.block],
+                input.as_ptr(),
+                residual.map_or(core::ptr::null(), <[f32]>::as_ptr),
+                output.as_mut_ptr(),
+            )
+        };
+        isa.dispatch(layer);
+        Ok(())
+    }
+
+    /// The kernel that most of the work runs on: operation, element type, tile
+    /// of pixels by channels, instruction set.
+    pub fn kernel_name(&self) -> String {
+        self.op.0.isa.dispatch(Name(&self.op.0.packed))
+    }
+}
+
+/// The name of the tile that a packed layer's first panel runs on.
+struct Name<'a>(&'a PackedPointwise);
+
+impl Kernel for Name<'_> {
+    type Output = String;
+    fn run<S: Lanes>(self, _: S) -> String {
+        let vectors = self.0.panels.first().map_or(1, |panel| panel.vectors);
+        let rows = S::POINTWISE_ROWS[vectors - 1];
+        format!("pointwise_f32_{rows}x{}_{}", vectors * S::LANES, S::NAME)
+    }
+}

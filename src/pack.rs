@@ -1,0 +1,105 @@
+//! Weights in the order in which the kernels read them.
+
+use alloc::vec::Vec;
+
+use crate::buffer::AlignedBuf;
+use crate::params::{DepthwiseParams, PointwiseParams};
+use crate::simd::{Kernel, Lanes};
+
+/// A stripe of output channels that one run of pointwise tiles computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Panel {
+    /// Its first vector of output channels.
+    pub(crate) first: usize,
+    /// Its width in vectors.
+    pub(crate) vectors: usize,
+}
+
+/// Cuts `total` vectors of output channels into panels: the preferred width,
+/// and one wider by a vector rather than a leftover of a single vector.
+fn panels<S: Lanes>(total: usize) -> Vec<Panel> {
+    let preferred = S::POINTWISE_VECTORS;
+    let wider = S::POINTWISE_ROWS.get(preferred).is_some_and(|&rows| rows > 0);
+    let mut panels = Vec::new();
+    let mut first = 0;
+    while first < total {
+        let left = total - first;
+        let vectors = if wider && left == preferred + 1 { left } else { left.min(preferred) };
+        panels.push(Panel { first, vectors });
+        first += vectors;
+    }
+    panels
+}
+
+/// A 1x1 convolution's weights: panel after panel, in a panel `[c_in][vectors][lane]`.
+/// Channels beyond `c_out` have weight and bias zero.
+pub(crate) struct PackedPointwise {
+    pub(crate) c_in: usize,
+    pub(crate) c_out: usize,
+    pub(crate) panels: Vec<Panel>,
+    pub(crate) weights: AlignedBuf,
+    pub(crate) bias: AlignedBuf,
+}
+
+/// Packs for the instruction set it is dispatched to.
+pub(crate) struct PackPointwise<'p>(pub(crate) &'p PointwiseParams<'p>);
+
+impl Kernel for PackPointwise<'_> {
+    type Output = PackedPointwise;
+
+    fn run<S: Lanes>(self, _: S) -> PackedPointwise {
+        let &PointwiseParams { c_in, c_out, weights, bias, .. } = self.0;
+        let vectors = c_out.div_ceil(S::LANES);
+        let panels = panels::<S>(vectors);
+        let mut packed = AlignedBuf::zeroed(vectors * S::LANES * c_in);
+        for panel in &panels {
+            let width = panel.vectors * S::LANES;
+            let first = panel.first * S::LANES;
+            for k in 0..c_in {
+                let row = &mut packed[first * c_in + k * width..][..width];
+                for (o, slot) in (first..c_out).zip(row) {
+                    *slot = weights[o * c_in + k];
+                }
+            }
+        }
+        let mut packed_bias = AlignedBuf::zeroed(vectors * S::LANES);
+        if let Some(bias) = bias {
+            packed_bias[..c_out].copy_from_slice(bias);
+        }
+        PackedPointwise { c_in, c_out, panels, weights: packed, bias: packed_bias }
+    }
+}
+
+/// A depthwise convolution's weights: `[channel vector][tap][lane]`. Channels
+/// beyond the last have weight and bias zero.
+pub(crate) struct PackedDepthwise {
+    pub(crate) channels: usize,
+    pub(crate) taps: usize,
+    pub(crate) weights: AlignedBuf,
+    pub(crate) bias: AlignedBuf,
+}
+
+/// Packs for the instruction set it is dispatched to.
+pub(crate) struct PackDepthwise<'p>(pub(crate) &'p DepthwiseParams<'p>);
+
+impl Kernel for PackDepthwise<'_> {
+    type Output = PackedDepthwise;
+
+    fn run<S: Lanes>(self, _: S) -> PackedDepthwise {
+        let &DepthwiseParams { channels, window, weights, bias, .. } = self.0;
+        let taps = window.kernel[0] * window.kernel[1];
+        let padded = channels.next_multiple_of(S::LANES);
+        let mut packed = AlignedBuf::zeroed(taps * padded);
+        for tap in 0..taps {
+            for c in 0..channels {
+                let (vector, lane) = (c / S::LANES, c % S::LANES);
+                packed[(vector * taps + tap) * S::LANES + lane] = weights[tap * channels + c];
+            }
+        }
+        let mut packed_bias = AlignedBuf::zeroed(padded);
+        if let Some(bias) = bias {
+            packed_bias[..channels].copy_from_slice(bias);
+        }
+        PackedDepthwise { channels, taps, weights: packed, bias: packed_bias }
+    }
+}

@@ -1,0 +1,190 @@
+//! A layer as its user holds it: shapes and borrowed weights, before packing.
+
+use crate::activation::Activation;
+use crate::error::{Error, Result};
+use crate::shape::{Padding, Window, elements};
+
+fn check_length(what: &'static str, expected: usize, slice: &[f32]) -> Result<()> {
+    if slice.len() == expected {
+        Ok(())
+    } else {
+        Err(Error::Length { what, expected, actual: slice.len() })
+    }
+}
+
+fn check_nonzero(what: &'static str, n: usize) -> Result<()> {
+    if n == 0 { Err(Error::ZeroSize { what }) } else { Ok(()) }
+}
+
+/// A 1x1 convolution: `y[o] = act(bias[o] + sum_i weights[o][i] * x[i])` at
+/// each pixel.
+#[derive(Debug, Clone, Copy)]
+pub struct PointwiseParams<'a> {
+    pub(crate) c_in: usize,
+    pub(crate) c_out: usize,
+    pub(crate) weights: &'a [f32],
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) activation: Activation,
+}
+
+impl<'a> PointwiseParams<'a> {
+    /// `weights` is `[c_out][c_in]`: PyTorch's and ONNX's order with the two
+    /// trailing ones dropped. No bias, no activation.
+    pub fn new(c_in: usize, c_out: usize, weights: &'a [f32]) -> Self {
+        Self { c_in, c_out, weights, bias: None, activation: Activation::Identity }
+    }
+
+    /// Adds a bias, `[c_out]`.
+    #[must_use]
+    pub fn bias(mut self, bias: &'a [f32]) -> Self {
+        self.bias = Some(bias);
+        self
+    }
+
+    /// Applies an activation to the sum.
+    #[must_use]
+    pub fn activation(mut self, activation: Activation) -> Self {
+        self.activation = activation;
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        check_nonzero("input channels", self.c_in)?;
+        check_nonzero("output channels", self.c_out)?;
+        let expected = elements("pointwise weights", &[self.c_out, self.c_in])?;
+        check_length("pointwise weights", expected, self.weights)?;
+        if let Some(bias) = self.bias {
+            check_length("pointwise bias", self.c_out, bias)?;
+        }
+        self.activation.validate()
+    }
+}
+
+/// A depthwise convolution: each channel is convolved with a filter of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct DepthwiseParams<'a> {
+    pub(crate) channels: usize,
+    pub(crate) window: Window,
+    pub(crate) weights: &'a [f32],
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) activation: Activation,
+}
+
+impl<'a> DepthwiseParams<'a> {
+    /// `kernel` is `[height, width]`, `weights` is
+    /// `[kernel height][kernel width][channels]`: TensorFlow's order;
+    /// PyTorch's `[channels][1][height][width]` is its transpose. Stride 1,
+    /// no dilation, no padding, no bias, no activation.
+    pub fn new(channels: usize, kernel: [usize; 2], weights: &'a [f32]) -> Self {
+        Self {
+            channels,
+            window: Window { kernel, stride: [1, 1], dilation: [1, 1], padding: Padding::VALID },
+            weights,
+            bias: None,
+            activation: Activation::Identity,
+        }
+    }
+
+    /// Sets the stride, `[vertical, horizontal]`.
+    #[must_use]
+    pub fn stride(mut self, stride: [usize; 2]) -> Self {
+        self.window.stride = stride;
+        self
+    }
+
+    /// Sets the distance between taps, `[vertical, horizontal]`.
+    #[must_use]
+    pub fn dilation(mut self, dilation: [usize; 2]) -> Self {
+        self.window.dilation = dilation;
+        self
+    }
+
+    /// Sets the padding.
+    #[must_use]
+    pub fn padding(mut self, padding: Padding) -> Self {
+        self.window.padding = padding;
+        self
+    }
+
+    /// Adds a bias, `[channels]`.
+    #[must_use]
+    pub fn bias(mut self, bias: &'a [f32]) -> Self {
+        self.bias = Some(bias);
+        self
+    }
+
+    /// Applies an activation to the sum.
+    #[must_use]
+    pub fn activation(mut self, activation: Activation) -> Self {
+        self.activation = activation;
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        check_nonzero("channels", self.channels)?;
+        self.window.validate()?;
+        let [height, width] = self.window.kernel;
+        let expected = elements("depthwise weights", &[height, width, self.channels])?;
+        check_length("depthwise weights", expected, self.weights)?;
+        if let Some(bias) = self.bias {
+            check_length("depthwise bias", self.channels, bias)?;
+        }
+        self.activation.validate()
+    }
+}
+
+/// An inverted bottleneck: expand 1x1, depthwise, project 1x1, and the input
+/// added to the result where asked (Sandler et al. 2018, MobileNetV2, section 3).
+///
+/// The paper's projection is linear; give `project` an activation only where a
+/// network has one.
+#[derive(Debug, Clone, Copy)]
+pub struct BottleneckParams<'a> {
+    pub(crate) expand: Option<PointwiseParams<'a>>,
+    pub(crate) depthwise: DepthwiseParams<'a>,
+    pub(crate) project: PointwiseParams<'a>,
+    pub(crate) residual: bool,
+}
+
+impl<'a> BottleneckParams<'a> {
+    /// A block without expansion: MobileNetV2's first, MobileNetV1's all.
+    pub fn new(depthwise: DepthwiseParams<'a>, project: PointwiseParams<'a>) -> Self {
+        Self { expand: None, depthwise, project, residual: false }
+    }
+
+    /// Puts a 1x1 convolution before the depthwise one. The depthwise padding
+    /// is of its output: zeros, whatever the activation makes of zero.
+    #[must_use]
+    pub fn expand(mut self, expand: PointwiseParams<'a>) -> Self {
+        self.expand = Some(expand);
+        self
+    }
+
+    /// Adds the block's input to its output.
+    #[must_use]
+    pub fn residual(mut self, residual: bool) -> Self {
+        self.residual = residual;
+        self
+    }
+
+    pub(crate) fn c_in(&self) -> usize {
+        self.expand.map_or(self.depthwise.channels, |expand| expand.c_in)
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        let join = |stage, given, taken| {
+            if given == taken {
+                Ok(())
+            } else {
+                Err(Error::ChannelMismatch { stage, given, taken })
+            }
+        };
+        if let Some(expand) = &self.expand {
+            expand.validate()?;
+            join("depthwise", expand.c_out, self.depthwise.channels)?;
+        }
+        self.depthwise.validate()?;
+        join("project", self.depthwise.channels, self.project.c_in)?;
+        self.project.validate()
+    }
+}

@@ -1,0 +1,167 @@
+//! The naive truth: plain loops in f64, no cleverness.
+//!
+//! The operations are tested against these functions, and so can be anybody
+//! else's kernels. Inputs and outputs are f32; everything between, also from
+//! stage to stage of a block, is f64.
+
+use alloc::vec::Vec;
+
+use crate::activation::Activation;
+use crate::error::{Error, Result};
+use crate::params::{BottleneckParams, DepthwiseParams, PointwiseParams};
+use crate::shape::Shape;
+
+/// 1x1 convolution of an NHWC tensor, plus `residual` after the activation.
+///
+/// `input` is `shape` with the layer's input channels; the result is `shape`
+/// with its output channels, as is `residual`.
+///
+/// # Errors
+///
+/// As for [`Pointwise`](crate::Pointwise).
+///
+/// ```
+/// use mbconv::{PointwiseParams, Shape, reference};
+///
+/// let layer = PointwiseParams::new(2, 1, &[10.0, 1.0]).bias(&[0.5]);
+/// let y = reference::pointwise(&layer, Shape::new(1, 1, 2), &[1.0, 2.0, 3.0, 4.0], None)?;
+/// assert_eq!(y, [12.5, 34.5]);
+/// # Ok::<(), mbconv::Error>(())
+/// ```
+pub fn pointwise(
+    params: &PointwiseParams<'_>,
+    shape: Shape,
+    input: &[f32],
+    residual: Option<&[f32]>,
+) -> Result<Vec<f32>> {
+    params.validate()?;
+    check("input", shape.elements(params.c_in)?, input)?;
+    let mut y = pointwise_f64(params, &widen(input));
+    if let Some(residual) = residual {
+        check("residual", shape.elements(params.c_out)?, residual)?;
+        add(&mut y, residual);
+    }
+    Ok(narrow(&y))
+}
+
+/// Depthwise convolution of an NHWC tensor.
+///
+/// # Errors
+///
+/// As for [`Depthwise`](crate::Depthwise).
+///
+/// ```
+/// use mbconv::{DepthwiseParams, Padding, Shape, reference};
+///
+/// let layer = DepthwiseParams::new(1, [1, 3], &[1.0, 1.0, 1.0])
+///     .padding(Padding::Explicit { top: 0, bottom: 0, left: 1, right: 1 });
+/// let y = reference::depthwise(&layer, Shape::new(1, 1, 3), &[1.0, 2.0, 4.0])?;
+/// assert_eq!(y, [3.0, 7.0, 6.0]);
+/// # Ok::<(), mbconv::Error>(())
+/// ```
+pub fn depthwise(params: &DepthwiseParams<'_>, shape: Shape, input: &[f32]) -> Result<Vec<f32>> {
+    params.validate()?;
+    check("input", shape.elements(params.channels)?, input)?;
+    Ok(narrow(&depthwise_f64(params, shape, &widen(input))?))
+}
+
+/// A whole inverted bottleneck on an NHWC tensor.
+///
+/// # Errors
+///
+/// As for [`InvertedBottleneck`](crate::InvertedBottleneck).
+pub fn bottleneck(params: &BottleneckParams<'_>, shape: Shape, input: &[f32]) -> Result<Vec<f32>> {
+    params.validate()?;
+    check("input", shape.elements(params.c_in())?, input)?;
+    let x = widen(input);
+    let expanded = match &params.expand {
+        Some(expand) => pointwise_f64(expand, &x),
+        None => x,
+    };
+    let mut y =
+        pointwise_f64(&params.project, &depthwise_f64(&params.depthwise, shape, &expanded)?);
+    if params.residual {
+        let output = params.depthwise.window.place(shape)?.output;
+        let (c_in, c_out) = (params.c_in(), params.project.c_out);
+        if (shape, c_in) != (output, c_out) {
+            return Err(Error::ResidualShape {
+                input: [shape.height, shape.width, c_in],
+                output: [output.height, output.width, c_out],
+            });
+        }
+        add(&mut y, input);
+    }
+    Ok(narrow(&y))
+}
+
+fn pointwise_f64(params: &PointwiseParams<'_>, input: &[f64]) -> Vec<f64> {
+    let mut output = Vec::with_capacity(input.len() / params.c_in * params.c_out);
+    for pixel in input.chunks_exact(params.c_in) {
+        for (o, filter) in params.weights.chunks_exact(params.c_in).enumerate() {
+            let sum = pixel.iter().zip(filter).map(|(&x, &w)| x * f64::from(w)).sum::<f64>();
+            output.push(finish(params.activation, params.bias, o, sum));
+        }
+    }
+    output
+}
+
+fn depthwise_f64(params: &DepthwiseParams<'_>, shape: Shape, input: &[f64]) -> Result<Vec<f64>> {
+    let placed = params.window.place(shape)?;
+    let channels = params.channels;
+    let [kernel_h, kernel_w] = placed.kernel;
+    let mut output = Vec::with_capacity(placed.output.elements(channels)?);
+    // Where a tap falls: None in the padding.
+    let at = |out: usize, tap: usize, axis: usize, size: usize| {
+        (out * placed.stride[axis] + tap * placed.dilation[axis])
+            .checked_sub(placed.before[axis])
+            .filter(|&i| i < size)
+    };
+    for n in 0..shape.batch {
+        for oy in 0..placed.output.height {
+            for ox in 0..placed.output.width {
+                for c in 0..channels {
+                    let mut sum = 0.0;
+                    for ky in 0..kernel_h {
+                        for kx in 0..kernel_w {
+                            let row = at(oy, ky, 0, shape.height);
+                            let column = at(ox, kx, 1, shape.width);
+                            if let (Some(y), Some(x)) = (row, column) {
+                                let pixel = (n * shape.height + y) * shape.width + x;
+                                let weight = params.weights[(ky * kernel_w + kx) * channels + c];
+                                sum += input[pixel * channels + c] * f64::from(weight);
+                            }
+                        }
+                    }
+                    output.push(finish(params.activation, params.bias, c, sum));
+                }
+            }
+        }
+    }
+    Ok(output)
+}
+
+fn finish(activation: Activation, bias: Option<&[f32]>, channel: usize, sum: f64) -> f64 {
+    activation.apply_f64(sum + bias.map_or(0.0, |bias| f64::from(bias[channel])))
+}
+
+fn check(what: &'static str, expected: usize, slice: &[f32]) -> Result<()> {
+    if slice.len() == expected {
+        Ok(())
+    } else {
+        Err(Error::Length { what, expected, actual: slice.len() })
+    }
+}
+
+fn add(y: &mut [f64], residual: &[f32]) {
+    for (y, &r) in y.iter_mut().zip(residual) {
+        *y += f64::from(r);
+    }
+}
+
+fn widen(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
+fn narrow(x: &[f64]) -> Vec<f32> {
+    x.iter().map(|&x| x as f32).collect()
+}

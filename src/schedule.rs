@@ -1,0 +1,225 @@
+//! How a block is cut into tiles, and why.
+
+use alloc::format;
+use alloc::string::String;
+
+use crate::kernel::bottleneck::Tile;
+use crate::shape::Placed;
+
+/// The data caches of one core that a plan counts on, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caches {
+    /// First level.
+    pub l1: usize,
+    /// Second level: the fused schedule keeps its tile here.
+    pub l2: usize,
+}
+
+impl Default for Caches {
+    /// What most cores of the last ten years have at least: 32 KiB and 256 KiB.
+    fn default() -> Self {
+        Self { l1: 32 << 10, l2: 256 << 10 }
+    }
+}
+
+impl Caches {
+    /// The sizes that the operating system tells (Linux sysfs, with the `std`
+    /// feature), else the default. Read once per process.
+    pub fn detect() -> Self {
+        #[cfg(feature = "std")]
+        {
+            static CACHES: std::sync::OnceLock<Caches> = std::sync::OnceLock::new();
+            *CACHES.get_or_init(|| Self::read_sysfs().unwrap_or_default())
+        }
+        #[cfg(not(feature = "std"))]
+        Self::default()
+    }
+
+    #[cfg(feature = "std")]
+    fn read_sysfs() -> Option<Self> {
+        let mut caches = Self { l1: 0, l2: 0 };
+        for entry in std::fs::read_dir("/sys/devices/system/cpu/cpu0/cache").ok()? {
+            let path = entry.ok()?.path();
+            let read = |name: &str| std::fs::read_to_string(path.join(name)).ok();
+            let (Some(level), Some(kind), Some(size)) = (read("level"), read("type"), read("size"))
+            else {
+                continue;
+            };
+            let kib: usize = size.trim().strip_suffix('K')?.parse().ok()?;
+            match (level.trim(), kind.trim()) {
+                ("1", "Data" | "Unified") => caches.l1 = kib << 10,
+                ("2", "Data" | "Unified") => caches.l2 = kib << 10,
+                _ => {}
+            }
+        }
+        (caches.l1 > 0 && caches.l2 > 0).then_some(caches)
+    }
+}
+
+/// How an inverted bottleneck is scheduled. The result is the same bit for bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Schedule {
+    /// Whichever the planner expects to be faster.
+    #[default]
+    Auto,
+    /// The expanded tensor exists only as a tile in the second-level cache.
+    Fused,
+    /// As `Fused`, with a tile of the caller's choice: at least one output row
+    /// and one channel, rounded to what the kernels take and cut to the block.
+    Tiled {
+        /// Output rows in a band.
+        rows: usize,
+        /// Expanded channels in a slab.
+        channels: usize,
+    },
+    /// Stage after stage, the expanded tensor whole in scratch memory.
+    Unfused,
+}
+
+/// What a plan may be told besides the shape.
+///
+/// ```
+/// use mbconv::{Caches, PlanOptions, Schedule};
+///
+/// let options = PlanOptions::new()
+///     .schedule(Schedule::Fused)
+///     .caches(Caches { l1: 64 << 10, l2: 1 << 20 });
+/// # let _ = options;
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlanOptions {
+    pub(crate) schedule: Schedule,
+    pub(crate) caches: Caches,
+}
+
+impl PlanOptions {
+    /// [`Schedule::Auto`] with the detected caches.
+    pub fn new() -> Self {
+        Self { schedule: Schedule::Auto, caches: Caches::detect() }
+    }
+
+    /// Sets the schedule of a block; single layers ignore it.
+    #[must_use]
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.schedule = schedule;
+        self
+    }
+
+    /// Sets the cache sizes to plan for.
+    #[must_use]
+    pub fn caches(mut self, caches: Caches) -> Self {
+        self.caches = caches;
+        self
+    }
+}
+
+impl Default for PlanOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A block's shape, as far as its schedule depends on it.
+pub(crate) struct Problem<'a> {
+    pub(crate) window: &'a Placed,
+    /// Whether there is an expanded tensor besides the depthwise output.
+    pub(crate) expand: bool,
+    /// Channels of the depthwise convolution.
+    pub(crate) channels: usize,
+    /// Lanes of a channel vector.
+    pub(crate) lanes: usize,
+    /// Vectors of the widest expand panel: no slab is narrower.
+    pub(crate) panel: usize,
+}
+
+/// What was decided.
+#[derive(Debug, Clone)]
+pub(crate) struct Decision {
+    pub(crate) tile: Tile,
+    pub(crate) fused: bool,
+    pub(crate) why: String,
+}
+
+impl Problem<'_> {
+    pub(crate) fn decide(&self, options: &PlanOptions) -> Decision {
+        let l2 = options.caches.l2;
+        let whole = self.unfused();
+        let whole_bytes = self.bytes(&whole);
+        let kib = |bytes: usize| bytes.div_ceil(1 << 10);
+        match options.schedule {
+            Schedule::Unfused => Decision {
+                tile: whole,
+                fused: false,
+                why: format!("as asked; both tensors take {} KiB", kib(whole_bytes)),
+            },
+            Schedule::Fused => {
+                Decision { tile: self.fused(l2), fused: true, why: String::from("as asked") }
+            }
+            Schedule::Tiled { rows, channels } => Decision {
+                tile: self.tile(rows.max(1), channels.max(1).div_ceil(self.lanes)),
+                fused: true,
+                why: String::from("as asked"),
+            },
+            Schedule::Auto if whole_bytes <= l2 / 2 => Decision {
+                tile: whole,
+                fused: false,
+                why: format!(
+                    "expanded tensor and depthwise output, {} KiB, fit L2 ({} KiB)",
+                    kib(whole_bytes),
+                    kib(l2)
+                ),
+            },
+            Schedule::Auto => Decision {
+                tile: self.fused(l2),
+                fused: true,
+                why: format!("unfused, {} KiB would leave L2 ({} KiB)", kib(whole_bytes), kib(l2)),
+            },
+        }
+    }
+
+    /// Bytes of the tile's ring and band.
+    pub(crate) fn bytes(&self, tile: &Tile) -> usize {
+        let ring = if self.expand { tile.ring_elements(self.window, self.lanes) } else { 0 };
+        (ring + tile.band_elements(self.window, self.lanes)) * size_of::<f32>()
+    }
+
+    fn unfused(&self) -> Tile {
+        Tile {
+            rows: self.window.output.height,
+            vectors: self.channels.div_ceil(self.lanes),
+            ring: self.window.input.height,
+            interleaved: false,
+        }
+    }
+
+    /// The fused tile of these rows and vectors, cut to the block.
+    fn tile(&self, rows: usize, vectors: usize) -> Tile {
+        let whole = self.unfused();
+        let rows = rows.min(whole.rows);
+        let extent = (self.window.kernel[0] - 1) * self.window.dilation[0] + 1;
+        Tile {
+            rows,
+            vectors: vectors.max(self.panel).min(whole.vectors),
+            ring: ((rows - 1) * self.window.stride[0] + extent).min(whole.ring),
+            interleaved: true,
+        }
+    }
+
+    /// All channels (the line buffer) in as many rows as fill half of L2, since
+    /// input and weights want their share; where not even two rows fit, as many
+    /// channels as do.
+    fn fused(&self, l2: usize) -> Tile {
+        let whole = self.unfused();
+        let mut vectors = whole.vectors;
+        loop {
+            let fits = |rows: &usize| self.bytes(&self.tile(*rows, vectors)) <= l2 / 2;
+            let rows = (1..=whole.rows).take_while(fits).last();
+            match rows {
+                Some(rows) if rows >= whole.rows.min(2) => return self.tile(rows, vectors),
+                _ if vectors <= self.panel => return self.tile(1, vectors),
+                _ => vectors = vectors.div_ceil(2),
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Shapes, padding and the arithmetic of a convolution's output, all checked.
+
+use crate::error::{Error, Result};
+
+/// How a tensor's axes follow each other in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Layout {
+    /// Batch, height, width, channels: the channels of a pixel are neighbours.
+    #[default]
+    Nhwc,
+}
+
+/// The extent of a batch of images; the channels belong to the operation.
+///
+/// A tensor of this shape with `c` channels holds `batch * height * width * c`
+/// f32 in NHWC order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// Images.
+    pub batch: usize,
+    /// Rows of an image.
+    pub height: usize,
+    /// Columns of an image.
+    pub width: usize,
+}
+
+impl Shape {
+    /// A batch of `batch` images of `height` x `width` pixels.
+    pub const fn new(batch: usize, height: usize, width: usize) -> Self {
+        Self { batch, height, width }
+    }
+
+    /// Elements of a tensor of this shape with `channels` channels.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ZeroSize`] when a size is zero, [`Error::Overflow`] when the
+    /// tensor's bytes exceed `isize::MAX`.
+    pub fn elements(&self, channels: usize) -> Result<usize> {
+        let sizes = [
+            ("batch", self.batch),
+            ("height", self.height),
+            ("width", self.width),
+            ("channels", channels),
+        ];
+        if let Some((what, _)) = sizes.iter().find(|(_, n)| *n == 0) {
+            return Err(Error::ZeroSize { what });
+        }
+        elements("tensor", &sizes.map(|(_, n)| n))
+    }
+}
+
+/// The product of sizes, provided that so many f32 fit the address space.
+pub(crate) fn elements(what: &'static str, sizes: &[usize]) -> Result<usize> {
+    sizes
+        .iter()
+        .try_fold(1usize, |product, &n| product.checked_mul(n))
+        .filter(|&n| n <= isize::MAX as usize / size_of::<f32>())
+        .ok_or(Error::Overflow { what })
+}
+
+/// Zeros around an image, in pixels.
+///
+/// With `e = dilation * (kernel - 1) + 1` the kernel's extent along an axis,
+/// the output size is `(input + before + after - e) / stride + 1`, rounded
+/// down. A padded tap contributes nothing, whatever its weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Padding {
+    /// Four sides, each less than the kernel's extent.
+    Explicit {
+        /// Rows above.
+        top: usize,
+        /// Rows below.
+        bottom: usize,
+        /// Columns on the left.
+        left: usize,
+        /// Columns on the right.
+        right: usize,
+    },
+    /// The output has `ceil(input / stride)` pixels; of the
+    /// `max(0, (output - 1) * stride + e - input)` padded ones the odd one is
+    /// at the end. TensorFlow's `SAME`, ONNX's `SAME_UPPER`.
+    SameUpper,
+    /// As [`Padding::SameUpper`] with the odd one at the beginning. ONNX's
+    /// `SAME_LOWER`.
+    SameLower,
+}
+
+impl Padding {
+    /// No padding.
+    pub const VALID: Self = Self::uniform(0);
+
+    /// The same padding on all four sides: PyTorch's `padding=n`.
+    pub const fn uniform(n: usize) -> Self {
+        Self::Explicit { top: n, bottom: n, left: n, right: n }
+    }
+}
+
+/// The geometry of a sliding window: kernel, stride, dilation and padding, each
+/// `[vertical, horizontal]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) kernel: [usize; 2],
+    pub(crate) stride: [usize; 2],
+    pub(crate) dilation: [usize; 2],
+    pub(crate) padding: Padding,
+}
+
+/// A window laid over images of one size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub(crate) input: Shape,
+    pub(crate) output: Shape,
+    pub(crate) kernel: [usize; 2],
+    pub(crate) stride: [usize; 2],
+    pub(crate) dilation: [usize; 2],
+    /// Padding before the image: top, left.
+    pub(crate) before: [usize; 2],
+}
+
+impl Window {
+    /// The kernel's extent along each axis, dilation included.
+    fn extent(&self) -> Result<[usize; 2]> {
+        let axis = |i: usize| {
+            (self.kernel[i] - 1)
+                .checked_mul(self.dilation[i])
+                .and_then(|n| n.checked_add(1))
+                .filter(|&n| n <= isize::MAX as usize / size_of::<f32>())
+                .ok_or(Error::Overflow { what: "dilated kernel" })
+        };
+        Ok([axis(0)?, axis(1)?])
+    }
+
+    /// All that can be checked without an input.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let sizes = [
+            ("kernel height", self.kernel[0]),
+            ("kernel width", self.kernel[1]),
+            ("vertical stride", self.stride[0]),
+            ("horizontal stride", self.stride[1]),
+            ("vertical dilation", self.dilation[0]),
+            ("horizontal dilation", self.dilation[1]),
+        ];
+        if let Some((what, _)) = sizes.iter().find(|(_, n)| *n == 0) {
+            return Err(Error::ZeroSize { what });
+        }
+        let extent = self.extent()?;
+        if let Padding::Explicit { top, bottom, left, right } = self.padding {
+            for (side, padding, kernel) in [
+                ("top", top, extent[0]),
+                ("bottom", bottom, extent[0]),
+                ("left", left, extent[1]),
+                ("right", right, extent[1]),
+            ] {
+                if padding >= kernel {
+                    return Err(Error::PaddingTooLarge { side, padding, kernel });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lays the window over images of `input` extent.
+    pub(crate) fn place(&self, input: Shape) -> Result<Placed> {
+        let extent = self.extent()?;
+        let explicit = match self.padding {
+            Padding::Explicit { top, bottom, left, right } => Some([[top, bottom], [left, right]]),
+            Padding::SameUpper | Padding::SameLower => None,
+        };
+        let axis = |i: usize, name: &'static str, size: usize| -> Result<(usize, usize)> {
+            let (kernel, stride) = (extent[i], self.stride[i]);
+            let [before, after] = match explicit {
+                Some(sides) => sides[i],
+                None => {
+                    // (ceil(size / stride) - 1) * stride < size, so this fits.
+                    let covered = (size.div_ceil(stride) - 1) * stride;
+                    let total = (covered + kernel).saturating_sub(size);
+                    match self.padding {
+                        Padding::SameLower => [total.div_ceil(2), total / 2],
+                        _ => [total / 2, total.div_ceil(2)],
+                    }
+                }
+            };
+            let padded = size
+                .checked_add(before)
+                .and_then(|n| n.checked_add(after))
+                .filter(|&n| n <= isize::MAX as usize)
+                .ok_or(Error::Overflow { what: "padded input" })?;
+            if padded < kernel {
+                return Err(Error::EmptyOutput { axis: name, padded, kernel });
+            }
+            Ok(((padded - kernel) / stride + 1, before))
+        };
+        input.elements(1)?;
+        let (height, top) = axis(0, "height", input.height)?;
+        let (width, left) = axis(1, "width", input.width)?;
+        Ok(Placed {
+            input,
+            output: Shape::new(input.batch, height, width),
+            kernel: self.kernel,
+            stride: self.stride,
+            dilation: self.dilation,
+            before: [top, left],
+        })
+    }
+}
+
+impl Placed {
+    /// The input rows that output rows `rows` read: those inside the image.
+    pub(crate) fn input_rows(&self, rows: core::ops::Range<usize>) -> core::ops::Range<usize> {
+        let extent = (self.kernel[0] - 1) * self.dilation[0] + 1;
+        let first = (rows.start * self.stride[0]).saturating_sub(self.before[0]);
+        let last = ((rows.end - 1) * self.stride[0] + extent).saturating_sub(self.before[0]);
+        first.min(self.input.height)..last.min(self.input.height)
+    }
+}

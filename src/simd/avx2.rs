@@ -1,0 +1,109 @@
+//! AVX2 with FMA: 8 lanes, 16 registers.
+
+use core::arch::x86_64::{__m256, __m256i};
+
+use super::{Lanes, MAX_VECTORS};
+
+pulp::simd_type! {
+    /// Proof that the CPU has AVX2 and FMA.
+    pub(crate) struct Avx2 {
+        avx: "avx",
+        avx2: "avx2",
+        fma: "fma",
+    }
+}
+
+cpufeatures::new!(has_avx2, "avx", "avx2", "fma");
+
+impl Avx2 {
+    /// The token, where the CPU and the operating system can run it.
+    pub(crate) fn detect() -> Option<Self> {
+        // SAFETY: `has_avx2` asks for the same features, name for name.
+        has_avx2::get().then(|| unsafe { Self::new_unchecked() })
+    }
+
+    /// A mask whose first `n` lanes are set.
+    #[inline(always)]
+    fn first(self, n: usize) -> __m256i {
+        const EDGE: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+        let n = n.min(8);
+        // SAFETY: 8 - n + 8 <= 16 entries.
+        unsafe { self.avx._mm256_loadu_si256(EDGE.as_ptr().add(8 - n).cast()) }
+    }
+}
+
+// SAFETY: the token is made only by `detect`; masked moves touch no lane whose
+// mask is clear.
+unsafe impl Lanes for Avx2 {
+    type V = __m256;
+    const LANES: usize = 8;
+    const NAME: &'static str = "avx2";
+    const POINTWISE_ROWS: [usize; MAX_VECTORS] = [8, 6, 4, 0];
+    const POINTWISE_VECTORS: usize = 2;
+    const DEPTHWISE_COLUMNS: usize = 7;
+
+    #[inline(always)]
+    fn enter<R>(self, f: impl FnOnce() -> R) -> R {
+        self.vectorize(f)
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        self.avx._mm256_set1_ps(x)
+    }
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        self.avx._mm256_add_ps(a, b)
+    }
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        self.avx._mm256_sub_ps(a, b)
+    }
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        self.avx._mm256_mul_ps(a, b)
+    }
+    #[inline(always)]
+    fn div(self, a: __m256, b: __m256) -> __m256 {
+        self.avx._mm256_div_ps(a, b)
+    }
+    #[inline(always)]
+    fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        self.fma._mm256_fmadd_ps(a, b, c)
+    }
+    // x86 max and min return their second operand when either is NaN.
+    #[inline(always)]
+    fn max(self, bound: __m256, x: __m256) -> __m256 {
+        self.avx._mm256_max_ps(bound, x)
+    }
+    #[inline(always)]
+    fn min(self, bound: __m256, x: __m256) -> __m256 {
+        self.avx._mm256_min_ps(bound, x)
+    }
+    #[inline(always)]
+    fn shift_to_exponent(self, x: __m256) -> __m256 {
+        let bits = self.avx._mm256_castps_si256(x);
+        self.avx._mm256_castsi256_ps(self.avx2._mm256_slli_epi32::<23>(bits))
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m256 {
+        // SAFETY: the caller vouches for 8 f32.
+        unsafe { self.avx._mm256_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: __m256) {
+        // SAFETY: the caller vouches for 8 f32.
+        unsafe { self.avx._mm256_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const f32, n: usize) -> __m256 {
+        // SAFETY: the mask keeps the load to the n lanes the caller vouches for.
+        unsafe { self.avx._mm256_maskload_ps(p, self.first(n)) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, v: __m256, n: usize) {
+        // SAFETY: the mask keeps the store to the n lanes the caller vouches for.
+        unsafe { self.avx._mm256_maskstore_ps(p, self.first(n), v) }
+    }
+}

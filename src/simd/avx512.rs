@@ -1,0 +1,107 @@
+//! AVX-512: 16 lanes, 32 registers.
+
+use core::arch::x86_64::__m512;
+
+use super::{Lanes, MAX_VECTORS};
+
+pulp::simd_type! {
+    /// Proof that the CPU has the server baseline of AVX-512.
+    pub(crate) struct Avx512 {
+        avx: "avx",
+        avx2: "avx2",
+        fma: "fma",
+        avx512f: "avx512f",
+    }
+}
+
+cpufeatures::new!(has_avx512, "avx", "avx2", "fma", "avx512f");
+
+impl Avx512 {
+    /// The token, where the CPU and the operating system can run it.
+    pub(crate) fn detect() -> Option<Self> {
+        // SAFETY: `has_avx512` asks for the same features, name for name.
+        has_avx512::get().then(|| unsafe { Self::new_unchecked() })
+    }
+
+    /// A mask whose first `n` lanes are set.
+    #[inline(always)]
+    fn first(n: usize) -> u16 {
+        (u32::MAX >> (32 - n.clamp(1, 16))) as u16
+    }
+}
+
+// SAFETY: the token is made only by `detect`; masked moves touch no lane whose
+// mask is clear.
+unsafe impl Lanes for Avx512 {
+    type V = __m512;
+    const LANES: usize = 16;
+    const NAME: &'static str = "avx512";
+    const POINTWISE_ROWS: [usize; MAX_VECTORS] = [14, 14, 9, 0];
+    const POINTWISE_VECTORS: usize = 2;
+    const DEPTHWISE_COLUMNS: usize = 14;
+
+    #[inline(always)]
+    fn enter<R>(self, f: impl FnOnce() -> R) -> R {
+        self.vectorize(f)
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        self.avx512f._mm512_set1_ps(x)
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        self.avx512f._mm512_add_ps(a, b)
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        self.avx512f._mm512_sub_ps(a, b)
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        self.avx512f._mm512_mul_ps(a, b)
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        self.avx512f._mm512_div_ps(a, b)
+    }
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        self.avx512f._mm512_fmadd_ps(a, b, c)
+    }
+    // x86 max and min return their second operand when either is NaN.
+    #[inline(always)]
+    fn max(self, bound: __m512, x: __m512) -> __m512 {
+        self.avx512f._mm512_max_ps(bound, x)
+    }
+    #[inline(always)]
+    fn min(self, bound: __m512, x: __m512) -> __m512 {
+        self.avx512f._mm512_min_ps(bound, x)
+    }
+    #[inline(always)]
+    fn shift_to_exponent(self, x: __m512) -> __m512 {
+        let bits = self.avx512f._mm512_castps_si512(x);
+        self.avx512f._mm512_castsi512_ps(self.avx512f._mm512_slli_epi32::<23>(bits))
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m512 {
+        // SAFETY: the caller vouches for 16 f32.
+        unsafe { self.avx512f._mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: __m512) {
+        // SAFETY: the caller vouches for 16 f32.
+        unsafe { self.avx512f._mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const f32, n: usize) -> __m512 {
+        // SAFETY: the mask keeps the load to the n lanes the caller vouches for.
+        unsafe { self.avx512f._mm512_maskz_loadu_ps(Self::first(n), p) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, v: __m512, n: usize) {
+        // SAFETY: the mask keeps the store to the n lanes the caller vouches for.
+        unsafe { self.avx512f._mm512_mask_storeu_ps(p, Self::first(n), v) }
+    }
+}

@@ -1,0 +1,139 @@
+//! The instructions: one small trait, one file for each instruction set.
+//!
+//! This is the only place that names `core::arch`. A value of a type that
+//! implements [`Lanes`] is a token: it can be had only where the CPU was asked
+//! and said yes, so holding one is the proof that its instructions may run.
+
+#![allow(unsafe_code, reason = "this module wraps the vector instructions")]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod neon;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use self::{avx2::Avx2, avx512::Avx512};
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+pub(crate) use neon::Neon;
+pub(crate) use portable::Portable;
+
+/// The widest vector of any instruction set, in f32 lanes.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// The most vectors that a pointwise tile is wide.
+pub(crate) const MAX_VECTORS: usize = 4;
+
+/// How many steps along the input channels [`Lanes::rank_update`] takes at once.
+pub(crate) const K_STEP: usize = 4;
+
+/// A work item that is generic over the instruction set.
+pub(crate) trait Kernel {
+    type Output;
+    fn run<S: Lanes>(self, simd: S) -> Self::Output;
+}
+
+/// A vector of `LANES` f32 and what the kernels do with it.
+///
+/// # Safety
+///
+/// An implementor is a zero-sized token that exists only where the CPU has the
+/// instructions its methods use, and `load_first` and `store_first` touch no
+/// byte past the first `n` lanes.
+pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
+    /// The register.
+    type V: Copy;
+    /// f32 lanes in `V`.
+    const LANES: usize;
+    /// The name in kernel names and in `MBCONV_ISA`.
+    const NAME: &'static str;
+    /// Pointwise tiles: entry `v - 1` is the most rows that a tile of `v`
+    /// vectors keeps in registers without a spill; 0 where such a tile is not
+    /// used.
+    const POINTWISE_ROWS: [usize; MAX_VECTORS];
+    /// The width in vectors of most pointwise panels.
+    const POINTWISE_VECTORS: usize;
+    /// Output columns that a depthwise tile keeps in registers.
+    const DEPTHWISE_COLUMNS: usize;
+
+    /// Runs `f` compiled for this instruction set: the one boundary across
+    /// which target features change. All of `f` must be `inline(always)`.
+    fn enter<R>(self, f: impl FnOnce() -> R) -> R;
+
+    fn splat(self, x: f32) -> Self::V;
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once where the instruction set can.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger lane; NaN wherever `x` is NaN, provided that `bound` is not.
+    fn max(self, bound: Self::V, x: Self::V) -> Self::V;
+    /// The smaller lane; NaN wherever `x` is NaN, provided that `bound` is not.
+    fn min(self, bound: Self::V, x: Self::V) -> Self::V;
+    /// Each lane's bits shifted left by 23: moves an integer from the low end
+    /// of the mantissa into the exponent.
+    fn shift_to_exponent(self, x: Self::V) -> Self::V;
+
+    /// # Safety
+    /// `p` is valid for reading `LANES` f32; no alignment is asked.
+    unsafe fn load(self, p: *const f32) -> Self::V;
+    /// # Safety
+    /// `p` is valid for writing `LANES` f32; no alignment is asked.
+    unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// Lanes from `n` on are zero.
+    ///
+    /// # Safety
+    /// `p` is valid for reading `n <= LANES` f32.
+    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::V;
+    /// # Safety
+    /// `p` is valid for writing `n <= LANES` f32.
+    unsafe fn store_first(self, p: *mut f32, v: Self::V, n: usize);
+
+    /// `K_STEP` steps of a pointwise tile:
+    /// `acc[r][v] += a[r * a_row + k] * b[(k * NV + v) * LANES..]`, `k` ascending.
+    ///
+    /// # Safety
+    /// `a` is valid for reading `K_STEP` f32 at each of `MR` rows `a_row` apart,
+    /// `b` for `K_STEP * NV` vectors.
+    #[inline(always)]
+    unsafe fn rank_update<const MR: usize, const NV: usize>(
+        self,
+        acc: &mut [[Self::V; NV]; MR],
+        a: *const f32,
+        a_row: usize,
+        b: *const f32,
+    ) {
+        for k in 0..K_STEP {
+            // SAFETY: k < K_STEP, so both stay in what the caller vouched for.
+            unsafe { self.rank_one(acc, a.add(k), a_row, b.add(k * NV * Self::LANES)) }
+        }
+    }
+
+    /// One step of a pointwise tile.
+    ///
+    /// # Safety
+    /// `a` is valid for reading one f32 at each of `MR` rows `a_row` apart, `b`
+    /// for `NV` vectors.
+    #[inline(always)]
+    unsafe fn rank_one<const MR: usize, const NV: usize>(
+        self,
+        acc: &mut [[Self::V; NV]; MR],
+        a: *const f32,
+        a_row: usize,
+        b: *const f32,
+    ) {
+        // SAFETY: v < NV vectors of `b`, row r < MR of `a`.
+        unsafe {
+            let b: [Self::V; NV] = core::array::from_fn(|v| self.load(b.add(v * Self::LANES)));
+            for (r, row) in acc.iter_mut().enumerate() {
+                let x = self.splat(*a.add(r * a_row));
+                for (c, &w) in row.iter_mut().zip(&b) {
+                    *c = self.mul_add(x, w, *c);
+                }
+            }
+        }
+    }
+}

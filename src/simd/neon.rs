@@ -1,0 +1,146 @@
+//! NEON (Advanced SIMD) on aarch64: 4 lanes, 32 registers.
+
+use core::arch::aarch64::{
+    float32x4_t, vaddq_f32, vdivq_f32, vdupq_n_f32, vfmaq_f32, vfmaq_laneq_f32, vld1q_f32,
+    vmaxq_f32, vminq_f32, vmulq_f32, vreinterpretq_f32_u32, vreinterpretq_u32_f32, vshlq_n_u32,
+    vst1q_f32, vsubq_f32,
+};
+
+use super::{K_STEP, Lanes, MAX_VECTORS};
+
+/// Proof that the target has NEON: it is part of every aarch64 build that
+/// compiles this file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Neon(());
+
+impl Neon {
+    /// The token; NEON is a baseline feature here, so there is nothing to ask.
+    pub(crate) fn detect() -> Option<Self> {
+        Some(Self(()))
+    }
+}
+
+// SAFETY: the target feature is enabled for the whole crate; the partial moves
+// go lane by lane.
+unsafe impl Lanes for Neon {
+    type V = float32x4_t;
+    const LANES: usize = 4;
+    const NAME: &'static str = "neon";
+    // A row also holds one register of K_STEP inputs for the lane multiply-adds.
+    const POINTWISE_ROWS: [usize; MAX_VECTORS] = [8, 8, 7, 5];
+    const POINTWISE_VECTORS: usize = 4;
+    const DEPTHWISE_COLUMNS: usize = 14;
+
+    #[inline(always)]
+    fn enter<R>(self, f: impl FnOnce() -> R) -> R {
+        f()
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> float32x4_t {
+        // SAFETY: NEON is enabled (see the token); so in every method below.
+        unsafe { vdupq_n_f32(x) }
+    }
+    #[inline(always)]
+    fn add(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        // SAFETY: NEON is enabled.
+        unsafe { vaddq_f32(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        // SAFETY: NEON is enabled.
+        unsafe { vsubq_f32(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        // SAFETY: NEON is enabled.
+        unsafe { vmulq_f32(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        // SAFETY: NEON is enabled.
+        unsafe { vdivq_f32(a, b) }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+        // SAFETY: NEON is enabled.
+        unsafe { vfmaq_f32(c, a, b) }
+    }
+    // FMAX and FMIN give NaN when either operand is NaN.
+    #[inline(always)]
+    fn max(self, bound: float32x4_t, x: float32x4_t) -> float32x4_t {
+        // SAFETY: NEON is enabled.
+        unsafe { vmaxq_f32(bound, x) }
+    }
+    #[inline(always)]
+    fn min(self, bound: float32x4_t, x: float32x4_t) -> float32x4_t {
+        // SAFETY: NEON is enabled.
+        unsafe { vminq_f32(bound, x) }
+    }
+    #[inline(always)]
+    fn shift_to_exponent(self, x: float32x4_t) -> float32x4_t {
+        // SAFETY: NEON is enabled.
+        unsafe { vreinterpretq_f32_u32(vshlq_n_u32::<23>(vreinterpretq_u32_f32(x))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> float32x4_t {
+        // SAFETY: the caller vouches for 4 f32.
+        unsafe { vld1q_f32(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: float32x4_t) {
+        // SAFETY: the caller vouches for 4 f32.
+        unsafe { vst1q_f32(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const f32, n: usize) -> float32x4_t {
+        let mut lanes = [0.0f32; 4];
+        // SAFETY: n.min(4) f32 are within both the caller's memory and `lanes`.
+        unsafe {
+            core::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n.min(4));
+            vld1q_f32(lanes.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, v: float32x4_t, n: usize) {
+        let mut lanes = [0.0f32; 4];
+        // SAFETY: n.min(4) f32 are within both the caller's memory and `lanes`.
+        unsafe {
+            vst1q_f32(lanes.as_mut_ptr(), v);
+            core::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n.min(4));
+        }
+    }
+
+    // NEON has no broadcast operand, but multiplies by a lane: one load brings
+    // K_STEP inputs of a row.
+    #[inline(always)]
+    unsafe fn rank_update<const MR: usize, const NV: usize>(
+        self,
+        acc: &mut [[float32x4_t; NV]; MR],
+        a: *const f32,
+        a_row: usize,
+        b: *const f32,
+    ) {
+        const { assert!(K_STEP == 4) };
+        // SAFETY: the caller vouches for K_STEP inputs of each row and K_STEP * NV
+        // vectors of b; NEON is enabled.
+        unsafe {
+            let a: [float32x4_t; MR] = core::array::from_fn(|r| vld1q_f32(a.add(r * a_row)));
+            macro_rules! step {
+                ($k:literal) => {
+                    for v in 0..NV {
+                        let w = vld1q_f32(b.add(($k * NV + v) * 4));
+                        for r in 0..MR {
+                            acc[r][v] = vfmaq_laneq_f32::<$k>(acc[r][v], w, a[r]);
+                        }
+                    }
+                };
+            }
+            step!(0);
+            step!(1);
+            step!(2);
+            step!(3);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The fallback: `wide`'s four lanes, as the target's baseline compiles them
+//! (SSE2, wasm simd128, NEON, or plain arrays).
+
+use bytemuck::cast;
+use wide::{f32x4, i32x4};
+
+use super::{Lanes, MAX_VECTORS};
+
+/// Any CPU will do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Portable;
+
+// SAFETY: no instruction beyond the target's baseline is used; the partial
+// moves go lane by lane.
+unsafe impl Lanes for Portable {
+    type V = f32x4;
+    const LANES: usize = 4;
+    const NAME: &'static str = "portable";
+    const POINTWISE_ROWS: [usize; MAX_VECTORS] = [8, 4, 3, 0];
+    const POINTWISE_VECTORS: usize = 2;
+    const DEPTHWISE_COLUMNS: usize = 7;
+
+    // `wide` chooses its instructions when it is compiled, so there is no
+    // feature to enter.
+    #[inline(always)]
+    fn enter<R>(self, f: impl FnOnce() -> R) -> R {
+        f()
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> f32x4 {
+        f32x4::splat(x)
+    }
+    #[inline(always)]
+    fn add(self, a: f32x4, b: f32x4) -> f32x4 {
+        a + b
+    }
+    #[inline(always)]
+    fn sub(self, a: f32x4, b: f32x4) -> f32x4 {
+        a - b
+    }
+    #[inline(always)]
+    fn mul(self, a: f32x4, b: f32x4) -> f32x4 {
+        a * b
+    }
+    #[inline(always)]
+    fn div(self, a: f32x4, b: f32x4) -> f32x4 {
+        a / b
+    }
+    #[inline(always)]
+    fn mul_add(self, a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
+        a.mul_add(b, c)
+    }
+    // Spelled out: what `wide` promises for NaN differs by target.
+    #[inline(always)]
+    fn max(self, bound: f32x4, x: f32x4) -> f32x4 {
+        x.simd_lt(bound).select(bound, x)
+    }
+    #[inline(always)]
+    fn min(self, bound: f32x4, x: f32x4) -> f32x4 {
+        x.simd_gt(bound).select(bound, x)
+    }
+    #[inline(always)]
+    fn shift_to_exponent(self, x: f32x4) -> f32x4 {
+        cast(cast::<f32x4, i32x4>(x) << 23)
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> f32x4 {
+        // SAFETY: the caller vouches for 4 f32.
+        f32x4::new(unsafe { p.cast::<[f32; 4]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: f32x4) {
+        // SAFETY: the caller vouches for 4 f32.
+        unsafe { p.cast::<[f32; 4]>().write_unaligned(v.to_array()) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const f32, n: usize) -> f32x4 {
+        let mut lanes = [0.0f32; 4];
+        // SAFETY: n.min(4) f32 are within both the caller's memory and `lanes`.
+        unsafe { core::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n.min(4)) };
+        f32x4::new(lanes)
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, v: f32x4, n: usize) {
+        // SAFETY: n.min(4) f32 are within both the caller's memory and the array.
+        unsafe { core::ptr::copy_nonoverlapping(v.to_array().as_ptr(), p, n.min(4)) };
+    }
+}

@@ -1,0 +1,328 @@
+//! What the tests share: data, the error bound, the instruction sets to cover.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+
+use std::env;
+
+use mbconv::{
+    Activation, BottleneckParams, DepthwiseParams, Isa, Padding, PointwiseParams, Shape, reference,
+};
+use proptest::prelude::*;
+
+/// The instruction sets to test: all that this CPU has, or the one that
+/// `MBCONV_ISA` names. Prints them once per test binary; `MBCONV_REQUIRE_ISA`
+/// turns the absence of one into a failure.
+pub fn isas() -> Vec<Isa> {
+    let forced = env::var("MBCONV_ISA").ok();
+    let isas: Vec<Isa> =
+        Isa::available().filter(|isa| forced.as_deref().is_none_or(|f| f == isa.name())).collect();
+    let names: Vec<&str> = isas.iter().map(|isa| isa.name()).collect();
+    assert!(!names.is_empty(), "MBCONV_ISA={forced:?} cannot be run here");
+    if let Ok(required) = env::var("MBCONV_REQUIRE_ISA") {
+        assert!(names.contains(&required.as_str()), "{required} is required, there is {names:?}");
+    }
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    // Straight to the stream: the test harness would keep a println back.
+    ONCE.call_once(|| {
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), "mbconv: ISAs covered: {}", names.join(", "));
+    });
+    isas
+}
+
+/// A small generator (SplitMix64), so that a seed is a test case.
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in [-1, 1).
+    pub fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+}
+
+/// The data of a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// Uniform in [-1, 1).
+    Real,
+    /// Integers so small that every sum is exact: results must match bit for bit.
+    Integer,
+}
+
+impl Fill {
+    pub fn vec(self, rng: &mut Rng, len: usize) -> Vec<f32> {
+        (0..len)
+            .map(|_| match self {
+                Self::Real => rng.float(),
+                Self::Integer => rng.below(5) as f32 - 2.0,
+            })
+            .collect()
+    }
+}
+
+/// A layer that owns its weights.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    pub weights: Vec<f32>,
+    pub bias: Option<Vec<f32>>,
+    pub activation: Activation,
+}
+
+impl Layer {
+    pub fn new(rng: &mut Rng, fill: Fill, weights: usize, bias: usize, act: Activation) -> Self {
+        let bias = (rng.below(4) > 0).then(|| fill.vec(rng, bias));
+        Self { weights: fill.vec(rng, weights), bias, activation: act }
+    }
+
+    pub fn pointwise(&self, c_in: usize, c_out: usize) -> PointwiseParams<'_> {
+        let params = PointwiseParams::new(c_in, c_out, &self.weights).activation(self.activation);
+        match &self.bias {
+            Some(bias) => params.bias(bias),
+            None => params,
+        }
+    }
+
+    pub fn depthwise(&self, channels: usize, window: &Window) -> DepthwiseParams<'_> {
+        let params = DepthwiseParams::new(channels, window.kernel, &self.weights)
+            .stride(window.stride)
+            .dilation(window.dilation)
+            .padding(window.padding)
+            .activation(self.activation);
+        match &self.bias {
+            Some(bias) => params.bias(bias),
+            None => params,
+        }
+    }
+
+    fn abs(&self) -> Self {
+        let abs = |v: &Vec<f32>| v.iter().map(|x| x.abs()).collect();
+        Self {
+            weights: abs(&self.weights),
+            bias: self.bias.as_ref().map(abs),
+            activation: Activation::Identity,
+        }
+    }
+
+    fn without_bias(&self) -> Self {
+        Self { bias: None, ..self.clone() }
+    }
+}
+
+/// Kernel, stride, dilation and padding.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    pub dilation: [usize; 2],
+    pub padding: Padding,
+}
+
+/// The largest error that f32 may show against the f64 reference, element by
+/// element: each stage adds `(K + 4) * eps * sum |a||b|` (Higham 2002, 3.1) to
+/// what its inputs already carry, and an activation stretches the error by its
+/// Lipschitz constant and adds a few roundings.
+pub struct Bound {
+    magnitude: Vec<f32>,
+    error: Vec<f32>,
+}
+
+impl Bound {
+    pub fn exact(input: &[f32]) -> Self {
+        let magnitude = input.iter().map(|x| x.abs()).collect();
+        Self { magnitude, error: vec![0.0; input.len()] }
+    }
+
+    pub fn pointwise(self, layer: &Layer, c_in: usize, c_out: usize, shape: Shape) -> Self {
+        let sum = |layer: &Layer, x: &[f32]| {
+            reference::pointwise(&layer.pointwise(c_in, c_out), shape, x, None).unwrap()
+        };
+        self.stage(layer, c_in, sum)
+    }
+
+    pub fn depthwise(self, layer: &Layer, c: usize, window: &Window, shape: Shape) -> Self {
+        let sum = |layer: &Layer, x: &[f32]| {
+            reference::depthwise(&layer.depthwise(c, window), shape, x).unwrap()
+        };
+        self.stage(layer, window.kernel[0] * window.kernel[1], sum)
+    }
+
+    fn stage(self, layer: &Layer, k: usize, sum: impl Fn(&Layer, &[f32]) -> Vec<f32>) -> Self {
+        let abs = layer.abs();
+        let magnitude = sum(&abs, &self.magnitude);
+        let carried = sum(&abs.without_bias(), &self.error);
+        let (stretch, offset) = match layer.activation {
+            Activation::HardSwish => (1.5, 0.0),
+            Activation::Silu => (1.1, 0.0),
+            Activation::HardSigmoid { alpha, beta } => (alpha.abs(), beta.abs()),
+            Activation::LeakyRelu { slope } => (slope.abs().max(1.0), 0.0),
+            Activation::Clamp { lo, hi } => {
+                (1.0, lo.abs().min(f32::MAX).max(if hi.is_finite() { hi.abs() } else { 0.0 }))
+            }
+            Activation::Sigmoid => (0.25, 1.0),
+            _ => (1.0, 0.0),
+        };
+        let offset = if f32::is_finite(offset) && offset < 1e30 { offset } else { 0.0 };
+        let (k, eps) = (k as f32, f32::EPSILON);
+        let error = magnitude
+            .iter()
+            .zip(&carried)
+            .map(|(m, c)| stretch * (c + (k + 4.0) * eps * m) + 8.0 * eps * (stretch * m + offset))
+            .collect();
+        let magnitude = magnitude.iter().map(|m| stretch.max(1.0) * m + offset).collect();
+        Self { magnitude, error }
+    }
+
+    pub fn residual(mut self, residual: &[f32]) -> Self {
+        for ((m, e), r) in self.magnitude.iter_mut().zip(&mut self.error).zip(residual) {
+            *m += r.abs();
+            *e += 2.0 * f32::EPSILON * *m;
+        }
+        self
+    }
+
+    /// Panics at the first element that is off.
+    pub fn check(&self, context: &str, expected: &[f32], actual: &[f32]) {
+        assert_eq!(expected.len(), actual.len(), "{context}: length");
+        for (i, (e, a)) in expected.iter().zip(actual).enumerate() {
+            assert!(
+                (e - a).abs() <= self.error[i],
+                "{context}: element {i} is {a}, expected {e} within {}",
+                self.error[i]
+            );
+        }
+    }
+}
+
+/// Equal as numbers, element by element; NaN equals NaN.
+pub fn check_exact(context: &str, expected: &[f32], actual: &[f32]) {
+    assert_eq!(expected.len(), actual.len(), "{context}: length");
+    for (i, (e, a)) in expected.iter().zip(actual).enumerate() {
+        assert!(e == a || (e.is_nan() && a.is_nan()), "{context}: element {i} is {a}, not {e}");
+    }
+}
+
+/// Equal bit for bit.
+pub fn check_bits(context: &str, expected: &[f32], actual: &[f32]) {
+    assert_eq!(expected.len(), actual.len(), "{context}: length");
+    for (i, (e, a)) in expected.iter().zip(actual).enumerate() {
+        assert_eq!(e.to_bits(), a.to_bits(), "{context}: element {i} is {a}, not {e}");
+    }
+}
+
+pub fn any_activation() -> impl Strategy<Value = Activation> {
+    prop_oneof![
+        exact_activation(),
+        Just(Activation::LeakyRelu { slope: 0.1 }),
+        Just(Activation::HardSwish),
+        Just(Activation::HardSigmoid { alpha: 0.2, beta: 0.5 }),
+        Just(Activation::Sigmoid),
+        Just(Activation::Silu),
+    ]
+}
+
+/// Those that keep integers integers.
+pub fn exact_activation() -> impl Strategy<Value = Activation> {
+    prop_oneof![
+        Just(Activation::Identity),
+        Just(Activation::Relu),
+        Just(Activation::Relu6),
+        Just(Activation::Clamp { lo: -3.0, hi: 4.0 }),
+        Just(Activation::Clamp { lo: 1.0, hi: f32::INFINITY }),
+    ]
+}
+
+pub fn any_fill() -> impl Strategy<Value = Fill> {
+    prop_oneof![Just(Fill::Real), Just(Fill::Integer)]
+}
+
+/// An activation that goes with the data.
+pub fn activation_for(fill: Fill) -> BoxedStrategy<Activation> {
+    match fill {
+        Fill::Real => any_activation().boxed(),
+        Fill::Integer => exact_activation().boxed(),
+    }
+}
+
+/// Channel counts around every multiple of the vector widths.
+pub fn channels() -> impl Strategy<Value = usize> {
+    prop_oneof![3 => 1usize..=33, 1 => 34usize..=100]
+}
+
+pub fn window() -> impl Strategy<Value = Window> {
+    let kernel = prop_oneof![
+        3 => Just([3usize, 3]),
+        2 => Just([5, 5]),
+        2 => Just([7, 7]),
+        1 => Just([1, 7]),
+        1 => Just([2, 2]),
+        1 => Just([9, 9]),
+        1 => [1usize..=4, 1usize..=4],
+    ];
+    let stride =
+        prop_oneof![3 => Just([1usize, 1]), 2 => Just([2, 2]), 1 => [1usize..=4, 1usize..=4]];
+    let dilation = prop_oneof![4 => Just([1usize, 1]), 1 => [1usize..=3, 1usize..=3]];
+    (kernel, stride, dilation).prop_flat_map(|(kernel, stride, dilation)| {
+        let extent = |i: usize| dilation[i] * (kernel[i] - 1) + 1;
+        let (h, w) = (extent(0), extent(1));
+        let padding = prop_oneof![
+            4 => (0..h, 0..h, 0..w, 0..w).prop_map(|(top, bottom, left, right)| {
+                Padding::Explicit { top, bottom, left, right }
+            }),
+            1 => Just(Padding::SameUpper),
+            1 => Just(Padding::SameLower),
+        ];
+        padding.prop_map(move |padding| Window { kernel, stride, dilation, padding })
+    })
+}
+
+/// A whole block that owns its weights.
+#[derive(Debug, Clone)]
+pub struct Block {
+    pub c: [usize; 3],
+    pub expand: Option<Layer>,
+    pub depthwise: Layer,
+    pub project: Layer,
+    pub window: Window,
+    pub residual: bool,
+}
+
+impl Block {
+    pub fn params(&self) -> BottleneckParams<'_> {
+        let [c_in, c_mid, c_out] = self.c;
+        let params = BottleneckParams::new(
+            self.depthwise.depthwise(c_mid, &self.window),
+            self.project.pointwise(c_mid, c_out),
+        )
+        .residual(self.residual);
+        match &self.expand {
+            Some(expand) => params.expand(expand.pointwise(c_in, c_mid)),
+            None => params,
+        }
+    }
+
+    pub fn bound(&self, shape: Shape, output: Shape, input: &[f32]) -> Bound {
+        let [c_in, c_mid, c_out] = self.c;
+        let mut bound = Bound::exact(input);
+        if let Some(expand) = &self.expand {
+            bound = bound.pointwise(expand, c_in, c_mid, shape);
+        }
+        bound = bound.depthwise(&self.depthwise, c_mid, &self.window, shape);
+        bound = bound.pointwise(&self.project, c_mid, c_out, output);
+        if self.residual { bound.residual(input) } else { bound }
+    }
+}
