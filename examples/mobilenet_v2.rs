@@ -1,0 +1,301 @@
+//! MobileNetV2 at 224 x 224 with seeded weights: every block fused and unfused
+//! on the best instruction set, checked against the reference and timed.
+//!
+//! `cargo run --release --example mobilenet_v2`; `MBCONV_ISA` narrows the
+//! instruction set. Exits with 1 when a block is off.
+
+#[path = "support/random.rs"]
+mod random;
+#[path = "support/timing.rs"]
+mod timing;
+
+use std::error::Error;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use mbconv::{
+    Activation::Relu6, BottleneckParams, BottleneckPlan, DepthwiseParams, InvertedBottleneck, Isa,
+    Padding, PlanOptions, Pointwise, PointwiseParams, Schedule, Shape, measure_peak, reference,
+};
+use random::Random;
+use timing::interleaved;
+
+/// Expansion, output channels, repeats, first stride: table 2 of the paper.
+const STAGES: [[usize; 4]; 7] = [
+    [1, 16, 1, 1],
+    [6, 24, 2, 2],
+    [6, 32, 3, 2],
+    [6, 64, 4, 2],
+    [6, 96, 3, 1],
+    [6, 160, 3, 2],
+    [6, 320, 1, 1],
+];
+/// Relative to the largest output of a block.
+const TOLERANCE: f64 = 2e-5;
+const ROUNDS: usize = 21;
+const SLICE_US: f64 = 2000.0;
+
+/// The weights of a layer: uniform, scaled so that activations keep their size.
+struct Layer {
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Layer {
+    fn new(random: &mut Random, fan_in: usize, channels: usize) -> Self {
+        let scale = (6.0 / fan_in as f32).sqrt();
+        let weights = random.vec(fan_in * channels, scale);
+        Self { weights, bias: random.vec(channels, 0.1) }
+    }
+
+    fn pointwise(&self, c_in: usize, c_out: usize) -> PointwiseParams<'_> {
+        PointwiseParams::new(c_in, c_out, &self.weights).bias(&self.bias)
+    }
+}
+
+/// One inverted bottleneck with its weights.
+struct Block {
+    /// Input, expanded and output channels.
+    c: [usize; 3],
+    side: usize,
+    stride: usize,
+    expand: Option<Layer>,
+    depthwise: Layer,
+    project: Layer,
+}
+
+impl Block {
+    fn params(&self) -> BottleneckParams<'_> {
+        let [c_in, c_mid, c_out] = self.c;
+        let depthwise = DepthwiseParams::new(c_mid, [3, 3], &self.depthwise.weights)
+            .bias(&self.depthwise.bias)
+            .stride([self.stride; 2])
+            .padding(Padding::uniform(1))
+            .activation(Relu6);
+        let params = BottleneckParams::new(depthwise, self.project.pointwise(c_mid, c_out))
+            .residual(self.stride == 1 && c_in == c_out);
+        match &self.expand {
+            Some(expand) => params.expand(expand.pointwise(c_in, c_mid).activation(Relu6)),
+            None => params,
+        }
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::new(1, self.side, self.side)
+    }
+}
+
+/// The 17 blocks.
+fn network(random: &mut Random) -> Vec<Block> {
+    let (mut blocks, mut c_in, mut side) = (Vec::new(), 32, 112);
+    for [t, c_out, repeats, first_stride] in STAGES {
+        for i in 0..repeats {
+            let stride = if i == 0 { first_stride } else { 1 };
+            let c_mid = t * c_in;
+            blocks.push(Block {
+                c: [c_in, c_mid, c_out],
+                side,
+                stride,
+                expand: (t > 1).then(|| Layer::new(random, c_in, c_mid)),
+                depthwise: Layer::new(random, 9, c_mid),
+                project: Layer::new(random, c_mid, c_out),
+            });
+            c_in = c_out;
+            side = side.div_ceil(stride);
+        }
+    }
+    blocks
+}
+
+/// What the table says of a block.
+struct Row {
+    name: String,
+    auto: BottleneckPlan,
+    fused_us: f64,
+    unfused_us: f64,
+    gflops: f64,
+    error: f64,
+}
+
+fn measure(block: &Block, isa: Isa, input: &[f32]) -> Result<Row, Box<dyn Error>> {
+    let (params, shape) = (block.params(), block.shape());
+    let op = InvertedBottleneck::with_isa(&params, isa)?;
+    let plan = |schedule| op.plan_with(shape, &PlanOptions::new().schedule(schedule));
+    let (auto, fused, unfused) =
+        (plan(Schedule::Auto)?, plan(Schedule::Fused)?, plan(Schedule::Unfused)?);
+
+    let expected = reference::bottleneck(&params, shape, input)?;
+    let largest = expected.iter().fold(0.0, |m: f64, x| m.max(f64::from(x.abs())));
+    let mut output = vec![0.0; expected.len()];
+    let mut error = 0.0f64;
+    for plan in [&fused, &unfused] {
+        output.fill(f32::NAN);
+        plan.run(input, &mut output, &mut plan.scratch())?;
+        for (e, y) in expected.iter().zip(&output) {
+            // Written so that a NaN counts as an error.
+            let off = (f64::from(*e) - f64::from(*y)).abs() / largest;
+            error = if off <= error { error } else { off };
+        }
+    }
+
+    let (mut scratch, mut other) = (fused.scratch(), unfused.scratch());
+    let mut output2 = output.clone();
+    let mut failed = Ok(());
+    let mut run_fused = || failed = fused.run(input, &mut output, &mut scratch);
+    let mut failed2 = Ok(());
+    let mut run_unfused = || failed2 = unfused.run(input, &mut output2, &mut other);
+    let times = interleaved(ROUNDS, SLICE_US, &mut [&mut run_fused, &mut run_unfused]);
+    failed?;
+    failed2?;
+    let best = if auto.is_fused() { times[0] } else { times[1] };
+    let [c_in, c_mid, c_out] = block.c;
+    Ok(Row {
+        name: format!("{0}x{0} {c_in}-{c_mid}-{c_out} s{1}", block.side, block.stride),
+        gflops: op.flops(shape)? as f64 / best / 1e3,
+        auto,
+        fused_us: times[0],
+        unfused_us: times[1],
+        error,
+    })
+}
+
+/// A 1x1 layer alone: pixels, input and output channels, microseconds, GFLOP/s.
+type PointwiseRow = ([usize; 3], f64, f64);
+
+/// The distinct 1x1 layers of the blocks, each alone.
+fn pointwise_rows(blocks: &[Block], isa: Isa) -> Result<Vec<PointwiseRow>, Box<dyn Error>> {
+    let mut rows: Vec<PointwiseRow> = Vec::new();
+    for block in blocks {
+        let [c_in, c_mid, c_out] = block.c;
+        let output = block.side.div_ceil(block.stride);
+        let expand =
+            block.expand.as_ref().map(|e| (block.side, e.pointwise(c_in, c_mid), [c_in, c_mid]));
+        let project = (output, block.project.pointwise(c_mid, c_out), [c_mid, c_out]);
+        for (side, params, [k, n]) in expand.into_iter().chain([project]) {
+            let key = [side * side, k, n];
+            if rows.iter().any(|row| row.0 == key) {
+                continue;
+            }
+            let shape = Shape::new(1, side, side);
+            let op = Pointwise::with_isa(&params, isa)?;
+            let plan = op.plan(shape)?;
+            let (input, mut output) = (vec![0.5; key[0] * k], vec![0.0; key[0] * n]);
+            let mut failed = Ok(());
+            let mut run = || failed = plan.run(&input, &mut output);
+            let us = interleaved(ROUNDS, SLICE_US, &mut [&mut run])[0];
+            failed?;
+            rows.push((key, us, op.flops(shape)? as f64 / us / 1e3));
+        }
+    }
+    Ok(rows)
+}
+
+/// All blocks one after the other, each with its automatic schedule.
+fn chain_us(blocks: &[Block], isa: Isa, input: &[f32]) -> Result<f64, Box<dyn Error>> {
+    let mut plans = Vec::new();
+    let mut tensors = vec![input.to_vec()];
+    for block in blocks {
+        let plan = InvertedBottleneck::with_isa(&block.params(), isa)?.plan(block.shape())?;
+        tensors.push(vec![0.0; plan.output_shape().elements(block.c[2])?]);
+        plans.push(plan);
+    }
+    let bytes = plans.iter().map(BottleneckPlan::scratch_bytes).max().unwrap_or(0);
+    let mut scratch = mbconv::Scratch::new(bytes);
+    let mut failed = Ok(());
+    let mut run = || {
+        for (i, plan) in plans.iter().enumerate() {
+            let (before, after) = tensors.split_at_mut(i + 1);
+            if let Err(error) = plan.run(&before[i], &mut after[0], &mut scratch) {
+                failed = Err(error);
+            }
+        }
+    };
+    let us = interleaved(ROUNDS, 5.0 * SLICE_US, &mut [&mut run])[0];
+    failed?;
+    Ok(us)
+}
+
+fn run() -> Result<bool, Box<dyn Error>> {
+    let isa = Isa::detect()?;
+    let random = &mut Random::new(2018);
+    let blocks = network(random);
+    let progress = if std::io::stderr().is_terminal() {
+        ProgressBar::new(blocks.len() as u64 + 2)
+    } else {
+        ProgressBar::hidden()
+    };
+    progress.set_style(ProgressStyle::with_template("{bar:32} {pos}/{len} {msg}")?);
+
+    let peak = measure_peak(isa);
+    let first = blocks[0].shape().elements(blocks[0].c[0])?;
+    let image = random.vec(first, 1.0);
+    let mut rows = Vec::new();
+    for block in &blocks {
+        let input = random.vec(block.shape().elements(block.c[0])?, 1.0);
+        rows.push(measure(block, isa, &input)?);
+        progress.set_message(rows[rows.len() - 1].name.clone());
+        progress.inc(1);
+    }
+    progress.set_message("1x1 layers alone");
+    let pointwise = pointwise_rows(&blocks, isa)?;
+    progress.inc(1);
+    progress.set_message("all blocks in a chain");
+    let chain = chain_us(&blocks, isa, &image)?;
+    let peak = peak.max(measure_peak(isa));
+    progress.finish_and_clear();
+
+    println!("mbconv: ISAs covered: {isa}");
+    println!("MobileNetV2-224, one thread, {isa}, measured FMA peak {peak:.1} GFLOP/s\n");
+    println!(
+        "{:<24}{:>9}{:>11}{:>10}{:>7}{:>12}{:>10}  schedule",
+        "block", "fused us", "unfused us", "GFLOP/s", "peak", "not written", "max error"
+    );
+    let mut good = true;
+    for row in &rows {
+        let kib = if row.auto.is_fused() { row.auto.expanded_bytes() >> 10 } else { 0 };
+        println!(
+            "{:<24}{:>9.1}{:>11.1}{:>10.1}{:>6.1}%{:>8} KiB{:>10.1e}  {}",
+            row.name,
+            row.fused_us,
+            row.unfused_us,
+            row.gflops,
+            100.0 * row.gflops / peak,
+            kib,
+            row.error,
+            row.auto.explain(),
+        );
+        good &= row.error <= TOLERANCE;
+    }
+
+    println!("\n{:<24}{:>9}{:>10}{:>7}", "1x1 layer alone", "us", "GFLOP/s", "peak");
+    for ([pixels, k, n], us, gflops) in &pointwise {
+        let name = format!("{pixels} x {k} -> {n}");
+        println!("{name:<24}{us:>9.1}{gflops:>10.1}{:>6.1}%", 100.0 * gflops / peak);
+    }
+
+    let flops: f64 = rows
+        .iter()
+        .map(|r| r.gflops * if r.auto.is_fused() { r.fused_us } else { r.unfused_us })
+        .sum();
+    println!(
+        "\nall {} blocks in a chain: {:.3} ms, {:.1} GFLOP/s, {:.1}% of peak",
+        blocks.len(),
+        chain / 1e3,
+        flops / chain,
+        100.0 * flops / chain / peak
+    );
+    println!("check against the reference: {}", if good { "PASS" } else { "FAIL" });
+    Ok(good)
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
