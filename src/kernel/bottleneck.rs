@@ -198,6 +198,7 @@ impl Block<'_> {
                     ),
                     epilogue: Some(pointwise::Epilogue {
                         activation: stage.activation,
+                        bounds: stage.activation.bounds(),
                         residual: core::ptr::null(),
                         residual_row: 0,
                     }),
@@ -299,6 +300,7 @@ impl Block<'_> {
                     },
                     epilogue: last.then(|| pointwise::Epilogue {
                         activation: self.project.activation,
+                        bounds: self.project.activation.bounds(),
                         residual: if self.residual {
                             x.add(rows.start * width * c_out + first)
                         } else {

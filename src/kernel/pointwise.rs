@@ -19,6 +19,8 @@ pub(crate) enum Start {
 #[derive(Clone, Copy)]
 pub(crate) struct Epilogue {
     pub(crate) activation: Activation,
+    /// The activation's bounds, where it is a clamp.
+    pub(crate) bounds: Option<[f32; 2]>,
     /// Added after the activation; null where there is none. In the output's
     /// layout, with rows `residual_row` apart.
     pub(crate) residual: *const f32,
@@ -48,21 +50,34 @@ pub(crate) struct Args {
     pub(crate) epilogue: Option<Epilogue>,
 }
 
-impl Args {
-    /// The same work from `rows` pixels further on.
-    ///
-    /// # Safety
-    /// The work is valid for at least `rows` pixels.
-    unsafe fn skip(mut self, rows: usize) -> Self {
-        // SAFETY: inside, or one past the end of, what the caller vouches for.
-        unsafe {
-            self.a = self.a.add(rows * self.a_row);
-            self.c = self.c.add(rows * self.c_row);
-            if let Some(epilogue) = self.epilogue.as_mut().filter(|e| !e.residual.is_null()) {
-                epilogue.residual = epilogue.residual.add(rows * epilogue.residual_row);
-            }
+/// The three pointers that move from tile to tile.
+#[derive(Clone, Copy)]
+struct Cursor {
+    a: *const f32,
+    c: *mut f32,
+    residual: *const f32,
+}
+
+impl Cursor {
+    fn new(args: &Args) -> Self {
+        let residual = args.epilogue.map_or(core::ptr::null(), |e| e.residual);
+        Self { a: args.a, c: args.c, residual }
+    }
+
+    /// The same from `rows` pixels further on; at the end of the pixels the
+    /// pointers are past theirs and no longer used.
+    #[inline(always)]
+    fn skip(self, args: &Args, rows: usize) -> Self {
+        Self {
+            a: self.a.wrapping_add(rows * args.a_row),
+            c: self.c.wrapping_add(rows * args.c_row),
+            residual: match args.epilogue {
+                Some(e) if !e.residual.is_null() => {
+                    self.residual.wrapping_add(rows * e.residual_row)
+                }
+                _ => core::ptr::null(),
+            },
         }
-        self
     }
 }
 
@@ -83,15 +98,16 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
     let (rows, taller) = (m / tiles, m % tiles);
     // SAFETY: taller * (rows + 1) + (tiles - taller) * rows = m pixels in all.
     unsafe {
+        let start = Cursor::new(args);
         if taller > 0 {
-            select::<S>(rows + 1, nv)(s, args, taller);
+            select::<S>(rows + 1, nv)(s, args, start, taller);
         }
-        let rest = args.skip(taller * (rows + 1));
-        select::<S>(rows, nv)(s, &rest, tiles - taller);
+        let rest = start.skip(args, taller * (rows + 1));
+        select::<S>(rows, nv)(s, args, rest, tiles - taller);
     }
 }
 
-type Run<S> = unsafe fn(S, &Args, usize);
+type Run<S> = unsafe fn(S, &Args, Cursor, usize);
 
 /// The instance for tiles of `mr` pixels by `nv` vectors: the table of all
 /// pointwise kernels.
@@ -114,7 +130,12 @@ fn select<S: Lanes>(mr: usize, nv: usize) -> Run<S> {
 ///
 /// # Safety
 /// As for [`panel`], with `m = tiles * MR`.
-unsafe fn run<S: Lanes, const MR: usize, const NV: usize>(s: S, args: &Args, tiles: usize) {
+unsafe fn run<S: Lanes, const MR: usize, const NV: usize>(
+    s: S,
+    args: &Args,
+    start: Cursor,
+    tiles: usize,
+) {
     // Instances that no panel asks for are empty.
     if const { MR > S::POINTWISE_ROWS[NV - 1] } {
         return;
@@ -122,13 +143,11 @@ unsafe fn run<S: Lanes, const MR: usize, const NV: usize>(s: S, args: &Args, til
     s.enter(
         #[inline(always)]
         || {
-            let mut args = *args;
+            let mut at = start;
             for _ in 0..tiles {
                 // SAFETY: the caller vouches for `tiles` tiles.
-                unsafe {
-                    tile::<S, MR, NV>(s, &args);
-                    args = args.skip(MR);
-                }
+                unsafe { tile::<S, MR, NV>(s, args, at) };
+                at = at.skip(args, MR);
             }
         },
     );
@@ -137,76 +156,77 @@ unsafe fn run<S: Lanes, const MR: usize, const NV: usize>(s: S, args: &Args, til
 /// # Safety
 /// As for [`panel`], with `m = MR` and `nv = NV`.
 #[inline(always)]
-unsafe fn tile<S: Lanes, const MR: usize, const NV: usize>(s: S, args: &Args) {
+unsafe fn tile<S: Lanes, const MR: usize, const NV: usize>(s: S, args: &Args, at: Cursor) {
     let whole = args.last_lanes == S::LANES;
+    let c = |r: usize, v: usize| at.c.wrapping_add(r * args.c_row + v * args.c_vector);
     // The last vector may be narrower in the output, where nothing may be
     // touched beyond its end.
-    let at = |r: usize, v: usize| args.c.wrapping_add(r * args.c_row + v * args.c_vector);
-    let narrow = |v: usize| v == NV - 1 && !whole;
+    let load = |v: usize, p: *const f32| {
+        // SAFETY: `p` is vector v of a pixel of the tile.
+        unsafe { if v == NV - 1 && !whole { s.load_first(p, args.last_lanes) } else { s.load(p) } }
+    };
 
-    // SAFETY: every address is of a pixel r < MR, a vector v < NV and a channel
-    // below k, which the caller vouches for; narrow vectors go by last_lanes.
+    let mut acc: [[S::V; NV]; MR] = match args.start {
+        Start::Bias(bias) => {
+            // SAFETY: NV whole vectors of packed bias.
+            let row = core::array::from_fn(|v| unsafe { s.load(bias.add(v * S::LANES)) });
+            [row; MR]
+        }
+        Start::Partial => {
+            core::array::from_fn(|r| core::array::from_fn(|v| load(v, c(r, v).cast_const())))
+        }
+    };
+
+    let (mut a, mut b) = (at.a, args.b);
+    // SAFETY: every address is of a pixel r < MR and a channel below k, or of
+    // that channel's NV vectors of weights.
     unsafe {
-        let mut acc: [[S::V; NV]; MR] = match args.start {
-            Start::Bias(bias) => {
-                let row = core::array::from_fn(|v| s.load(bias.add(v * S::LANES)));
-                [row; MR]
-            }
-            Start::Partial => core::array::from_fn(|r| {
-                core::array::from_fn(|v| {
-                    if narrow(v) {
-                        s.load_first(at(r, v), args.last_lanes)
-                    } else {
-                        s.load(at(r, v))
-                    }
-                })
-            }),
-        };
-
-        let (mut a, mut b) = (args.a, args.b);
         for _ in 0..args.k / S::LANES {
             for step in 0..S::LANES / K_STEP {
                 s.rank_update(&mut acc, a.add(step * K_STEP), args.a_row, b);
                 b = b.add(K_STEP * NV * S::LANES);
             }
-            a = a.add(args.a_block);
+            a = a.wrapping_add(args.a_block);
         }
         for k in 0..args.k % S::LANES {
             s.rank_one(&mut acc, a.add(k), args.a_row, b);
             b = b.add(NV * S::LANES);
         }
+    }
 
-        let bounds = args.epilogue.and_then(|e| e.activation.bounds());
-        if let (Some(epilogue), Some([lo, hi])) = (args.epilogue, bounds) {
-            let (lo, hi) = (s.splat(lo), s.splat(hi));
-            for row in &mut acc {
-                for x in row {
-                    *x = s.min(hi, s.max(lo, *x));
-                }
+    if let Some(Epilogue { bounds: Some([lo, hi]), residual_row, .. }) = args.epilogue {
+        let (lo, hi) = (s.splat(lo), s.splat(hi));
+        for row in &mut acc {
+            for x in row {
+                *x = s.min(hi, s.max(lo, *x));
             }
-            if !epilogue.residual.is_null() {
-                for (r, row) in acc.iter_mut().enumerate() {
-                    for (v, x) in row.iter_mut().enumerate() {
-                        let p = epilogue.residual.add(r * epilogue.residual_row + v * S::LANES);
-                        let residual =
-                            if narrow(v) { s.load_first(p, args.last_lanes) } else { s.load(p) };
-                        *x = s.add(*x, residual);
-                    }
+        }
+        if !at.residual.is_null() {
+            for (r, row) in acc.iter_mut().enumerate() {
+                for (v, x) in row.iter_mut().enumerate() {
+                    *x = s.add(
+                        *x,
+                        load(v, at.residual.wrapping_add(r * residual_row + v * S::LANES)),
+                    );
                 }
             }
         }
-        for (r, row) in acc.iter().enumerate() {
-            for (v, &x) in row.iter().enumerate() {
-                if narrow(v) {
-                    s.store_first(at(r, v), x, args.last_lanes);
+    }
+    for (r, row) in acc.iter().enumerate() {
+        for (v, &x) in row.iter().enumerate() {
+            // SAFETY: vector v of pixel r, cut to the lanes that exist.
+            unsafe {
+                if v == NV - 1 && !whole {
+                    s.store_first(c(r, v), x, args.last_lanes);
                 } else {
-                    s.store(at(r, v), x);
+                    s.store(c(r, v), x);
                 }
             }
         }
-        if let (Some(epilogue), None) = (args.epilogue, bounds) {
-            activate(s, args, &epilogue, MR, NV);
-        }
+    }
+    if let Some(epilogue @ Epilogue { bounds: None, .. }) = &args.epilogue {
+        // SAFETY: the tile just written and its residual.
+        unsafe { activate(s, args, epilogue, at, [MR, NV]) };
     }
 }
 
@@ -214,9 +234,15 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize>(s: S, args: &Args) {
 /// in the first-level cache, rather than unrolled into every instance.
 ///
 /// # Safety
-/// As for [`panel`].
+/// As for [`panel`], with `m = mr` from `at` on.
 #[inline(never)]
-unsafe fn activate<S: Lanes>(s: S, args: &Args, epilogue: &Epilogue, mr: usize, nv: usize) {
+unsafe fn activate<S: Lanes>(
+    s: S,
+    args: &Args,
+    epilogue: &Epilogue,
+    at: Cursor,
+    [mr, nv]: [usize; 2],
+) {
     s.enter(
         #[inline(always)]
         || {
@@ -225,10 +251,10 @@ unsafe fn activate<S: Lanes>(s: S, args: &Args, epilogue: &Epilogue, mr: usize, 
                     let lanes = if v == nv - 1 { args.last_lanes } else { S::LANES };
                     // SAFETY: pixel r, vector v and its lanes are the caller's.
                     unsafe {
-                        let p = args.c.add(r * args.c_row + v * args.c_vector);
+                        let p = at.c.add(r * args.c_row + v * args.c_vector);
                         let mut x = epilogue.activation.apply_lanes(s, s.load_first(p, lanes));
-                        if !epilogue.residual.is_null() {
-                            let q = epilogue.residual.add(r * epilogue.residual_row + v * S::LANES);
+                        if !at.residual.is_null() {
+                            let q = at.residual.add(r * epilogue.residual_row + v * S::LANES);
                             x = s.add(x, s.load_first(q, lanes));
                         }
                         s.store_first(p, x, lanes);
@@ -298,6 +324,7 @@ impl Kernel for Layer<'_> {
                         start: Start::Bias(bias.as_ptr().add(first)),
                         epilogue: Some(Epilogue {
                             activation: self.activation,
+                            bounds: self.activation.bounds(),
                             residual: if self.residual.is_null() {
                                 self.residual
                             } else {

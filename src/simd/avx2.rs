@@ -38,7 +38,7 @@ unsafe impl Lanes for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
     const NAME: &'static str = "avx2";
-    const POINTWISE_ROWS: [usize; MAX_VECTORS] = [8, 6, 4, 0];
+    const POINTWISE_ROWS: [usize; MAX_VECTORS] = [8, 6, 3, 0];
     const POINTWISE_VECTORS: usize = 2;
     const DEPTHWISE_COLUMNS: usize = 7;
 
