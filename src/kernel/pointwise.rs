@@ -100,10 +100,10 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
     unsafe {
         let start = Cursor::new(args);
         if taller > 0 {
-            select::<S>(rows + 1, nv)(s, args, start, taller);
+            select::<S>(rows + 1, nv, args)(s, args, start, taller);
         }
         let rest = start.skip(args, taller * (rows + 1));
-        select::<S>(rows, nv)(s, args, rest, tiles - taller);
+        select::<S>(rows, nv, args)(s, args, rest, tiles - taller);
     }
 }
 
@@ -111,14 +111,19 @@ type Run<S> = unsafe fn(S, &Args, Cursor, usize);
 
 /// The instance for tiles of `mr` pixels by `nv` vectors: the table of all
 /// pointwise kernels.
-fn select<S: Lanes>(mr: usize, nv: usize) -> Run<S> {
+fn select<S: Lanes>(mr: usize, nv: usize, args: &Args) -> Run<S> {
+    let narrow = args.last_lanes < S::LANES;
     macro_rules! table {
         ($($mr:literal)*) => {
-            match (mr, nv) {
-                $(($mr, 1) => run::<S, $mr, 1>,)*
-                $(($mr, 2) => run::<S, $mr, 2>,)*
-                $(($mr, 3) => run::<S, $mr, 3>,)*
-                $(($mr, 4) => run::<S, $mr, 4>,)*
+            match (mr, nv, narrow) {
+                $(($mr, 1, false) => run::<S, $mr, 1, false>,)*
+                $(($mr, 2, false) => run::<S, $mr, 2, false>,)*
+                $(($mr, 3, false) => run::<S, $mr, 3, false>,)*
+                $(($mr, 4, false) => run::<S, $mr, 4, false>,)*
+                $(($mr, 1, true) => run::<S, $mr, 1, true>,)*
+                $(($mr, 2, true) => run::<S, $mr, 2, true>,)*
+                $(($mr, 3, true) => run::<S, $mr, 3, true>,)*
+                $(($mr, 4, true) => run::<S, $mr, 4, true>,)*
                 _ => unreachable!("no pointwise tile is {mr} x {nv}"),
             }
         };
@@ -126,11 +131,12 @@ fn select<S: Lanes>(mr: usize, nv: usize) -> Run<S> {
     table!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
 }
 
-/// `tiles` tiles of `MR` pixels, one below the other.
+/// `tiles` tiles of `MR` pixels, one below the other. `NARROW` where the last
+/// vector has fewer lanes in the output, beyond which nothing may be touched.
 ///
 /// # Safety
 /// As for [`panel`], with `m = tiles * MR`.
-unsafe fn run<S: Lanes, const MR: usize, const NV: usize>(
+unsafe fn run<S: Lanes, const MR: usize, const NV: usize, const NARROW: bool>(
     s: S,
     args: &Args,
     start: Cursor,
@@ -146,7 +152,7 @@ unsafe fn run<S: Lanes, const MR: usize, const NV: usize>(
             let mut at = start;
             for _ in 0..tiles {
                 // SAFETY: the caller vouches for `tiles` tiles.
-                unsafe { tile::<S, MR, NV>(s, args, at) };
+                unsafe { tile::<S, MR, NV, NARROW>(s, args, at) };
                 at = at.skip(args, MR);
             }
         },
@@ -156,26 +162,38 @@ unsafe fn run<S: Lanes, const MR: usize, const NV: usize>(
 /// # Safety
 /// As for [`panel`], with `m = MR` and `nv = NV`.
 #[inline(always)]
-unsafe fn tile<S: Lanes, const MR: usize, const NV: usize>(s: S, args: &Args, at: Cursor) {
-    let whole = args.last_lanes == S::LANES;
+unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const NARROW: bool>(
+    s: S,
+    args: &Args,
+    at: Cursor,
+) {
     let c = |r: usize, v: usize| at.c.wrapping_add(r * args.c_row + v * args.c_vector);
-    // The last vector may be narrower in the output, where nothing may be
-    // touched beyond its end.
     let load = |v: usize, p: *const f32| {
         // SAFETY: `p` is vector v of a pixel of the tile.
-        unsafe { if v == NV - 1 && !whole { s.load_first(p, args.last_lanes) } else { s.load(p) } }
+        unsafe { if NARROW && v == NV - 1 { s.load_first(p, args.last_lanes) } else { s.load(p) } }
     };
 
-    let mut acc: [[S::V; NV]; MR] = match args.start {
+    // The loops over `acc` are plain and short: each must unroll by itself, or
+    // the array stays in memory.
+    let mut acc = [[s.splat(0.0); NV]; MR];
+    match args.start {
         Start::Bias(bias) => {
-            // SAFETY: NV whole vectors of packed bias.
-            let row = core::array::from_fn(|v| unsafe { s.load(bias.add(v * S::LANES)) });
-            [row; MR]
+            for v in 0..NV {
+                // SAFETY: NV whole vectors of packed bias.
+                let bias = unsafe { s.load(bias.add(v * S::LANES)) };
+                for row in &mut acc {
+                    row[v] = bias;
+                }
+            }
         }
         Start::Partial => {
-            core::array::from_fn(|r| core::array::from_fn(|v| load(v, c(r, v).cast_const())))
+            for (r, row) in acc.iter_mut().enumerate() {
+                for (v, x) in row.iter_mut().enumerate() {
+                    *x = load(v, c(r, v).cast_const());
+                }
+            }
         }
-    };
+    }
 
     let (mut a, mut b) = (at.a, args.b);
     // SAFETY: every address is of a pixel r < MR and a channel below k, or of
@@ -216,7 +234,7 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize>(s: S, args: &Args, at
         for (v, &x) in row.iter().enumerate() {
             // SAFETY: vector v of pixel r, cut to the lanes that exist.
             unsafe {
-                if v == NV - 1 && !whole {
+                if NARROW && v == NV - 1 {
                     s.store_first(c(r, v), x, args.last_lanes);
                 } else {
                     s.store(c(r, v), x);
