@@ -222,39 +222,61 @@ impl Block<'_> {
         let channels = self.depthwise.channels;
         let width = window.input.width;
         let band_row = window.output.width * S::LANES;
-        for vector in vectors {
-            let within = vector - slab.start;
-            // SAFETY: the slab's vectors, in ring and band or in the image.
-            unsafe {
-                let args = depthwise::Args {
-                    window,
-                    input: match self.expand {
-                        Some(_) => self
-                            .expanded
-                            .add(within * self.tile.ring * width * S::LANES)
-                            .cast_const(),
-                        None => x.add(vector * S::LANES),
-                    },
-                    input_row: width * if self.expand.is_some() { S::LANES } else { channels },
-                    input_column: if self.expand.is_some() { S::LANES } else { channels },
-                    ring: if self.expand.is_some() { self.tile.ring } else { window.input.height },
-                    output: self.band.add(within * self.tile.rows * band_row),
-                    output_row: band_row,
-                    output_column: S::LANES,
-                    weights: self
-                        .depthwise
-                        .weights
-                        .as_ptr()
-                        .add(vector * self.depthwise.taps * S::LANES),
-                    bias: self.depthwise.bias.as_ptr().add(vector * S::LANES),
-                    input_lanes: match self.expand {
-                        Some(_) => S::LANES,
-                        None => S::LANES.min(channels - vector * S::LANES),
-                    },
-                    output_lanes: S::LANES,
-                    activation: self.depthwise_activation,
-                };
-                depthwise::rows(s, &args, rows.clone());
+        let plane = self.tile.ring * width * S::LANES;
+        let first = vectors.start;
+        // SAFETY: the slab's vectors, in ring and band or in the image.
+        unsafe {
+            let args = depthwise::Args {
+                window,
+                input: self.expanded.wrapping_add((first - slab.start) * plane).cast_const(),
+                input_row: width * S::LANES,
+                input_column: S::LANES,
+                input_vector: plane,
+                ring: self.tile.ring,
+                output: self.band.add((first - slab.start) * self.tile.rows * band_row),
+                output_row: band_row,
+                output_column: S::LANES,
+                output_vector: self.tile.rows * band_row,
+                weights: self
+                    .depthwise
+                    .weights
+                    .as_ptr()
+                    .add(first * self.depthwise.taps * S::LANES),
+                bias: self.depthwise.bias.as_ptr().add(first * S::LANES),
+                vectors: vectors.len(),
+                block: 1,
+                input_lanes: S::LANES,
+                output_lanes: S::LANES,
+                activation: self.depthwise_activation,
+            };
+            if self.expand.is_some() {
+                depthwise::rows(s, &args, rows);
+                return;
+            }
+            // Without expansion the input is the image itself, whose last vector
+            // may be narrow.
+            let from_image = |first: usize, vectors: usize| depthwise::Args {
+                input: x.wrapping_add(first * S::LANES),
+                input_row: width * channels,
+                input_column: channels,
+                input_vector: S::LANES,
+                ring: window.input.height,
+                output: args.output.wrapping_add((first - slab.start) * args.output_vector),
+                weights: args
+                    .weights
+                    .wrapping_add((first - slab.start) * self.depthwise.taps * S::LANES),
+                bias: args.bias.wrapping_add((first - slab.start) * S::LANES),
+                vectors,
+                block: vectors,
+                input_lanes: S::LANES.min(channels - first * S::LANES),
+                ..args
+            };
+            let whole = vectors.end.min(channels / S::LANES);
+            if first < whole {
+                depthwise::rows(s, &from_image(first, whole - first), rows.clone());
+            }
+            if whole < vectors.end {
+                depthwise::rows(s, &from_image(whole, 1), rows);
             }
         }
     }

@@ -5,31 +5,40 @@
 //! columns outside the image, rows outside it are left out of the loop over
 //! tap rows; every output still sums its taps in the same order.
 
+use core::ops::Range;
+
 use crate::activation::Activation;
 use crate::pack::PackedDepthwise;
 use crate::shape::Placed;
 use crate::simd::{Kernel, Lanes};
 
-/// One channel vector of one image. Strides are in f32.
+/// Some channel vectors of one image. Strides are in f32.
 #[derive(Clone, Copy)]
 pub(crate) struct Args<'a> {
     pub(crate) window: &'a Placed,
-    /// Input: row `y`, column `x` is at `(y % ring) * row + x * column`.
+    /// Input: row `y`, column `x`, vector `v` is at
+    /// `(y % ring) * input_row + x * input_column + v * input_vector`.
     pub(crate) input: *const f32,
     pub(crate) input_row: usize,
     pub(crate) input_column: usize,
+    pub(crate) input_vector: usize,
     /// Rows of the input's buffer, which may be fewer than the image has.
     pub(crate) ring: usize,
-    /// Output, at the first row asked for.
+    /// Output, at the first row asked for, with strides likewise.
     pub(crate) output: *mut f32,
     pub(crate) output_row: usize,
     pub(crate) output_column: usize,
-    /// This vector's packed weights and bias.
+    pub(crate) output_vector: usize,
+    /// The packed weights and bias of the first vector.
     pub(crate) weights: *const f32,
     pub(crate) bias: *const f32,
-    /// Channels of this vector that exist in the input, at least 1.
+    pub(crate) vectors: usize,
+    /// Vectors that a tile's columns are computed for before the next tile's: 1
+    /// where a vector's columns lie together, more where vectors do.
+    pub(crate) block: usize,
+    /// Channels of the vectors that exist in input and output, at least 1; where
+    /// fewer than a vector's lanes, there is one vector.
     pub(crate) input_lanes: usize,
-    /// The same of the output.
     pub(crate) output_lanes: usize,
     pub(crate) activation: Activation,
 }
@@ -38,9 +47,10 @@ pub(crate) struct Args<'a> {
 ///
 /// # Safety
 /// The pointers of `args` are valid for those rows, for every input row they
-/// read and for all columns of both, `input_lanes` and `output_lanes` wide; the
-/// output overlaps nothing else, and no other thread touches it.
-pub(crate) unsafe fn rows<S: Lanes>(s: S, args: &Args<'_>, rows: core::ops::Range<usize>) {
+/// read and for all columns and vectors of both, `input_lanes` and
+/// `output_lanes` wide; the output overlaps nothing else, and no other thread
+/// touches it.
+pub(crate) unsafe fn rows<S: Lanes>(s: S, args: &Args<'_>, rows: Range<usize>) {
     let window = args.window;
     let whole = args.input_lanes == S::LANES && args.output_lanes == S::LANES;
     let run = match (window.kernel, window.stride[1], window.dilation, whole) {
@@ -57,14 +67,23 @@ pub(crate) unsafe fn rows<S: Lanes>(s: S, args: &Args<'_>, rows: core::ops::Rang
     unsafe { run(s, args, rows) }
 }
 
+/// One row of tiles: where it writes and which tap rows are inside the image.
+struct Line {
+    output: *mut f32,
+    taps: Range<usize>,
+    /// Row of the input's buffer that the first of them reads.
+    slot: usize,
+}
+
 /// Rows of tiles for a `K` x `K` window with horizontal stride `SX`; `K = 0` is
 /// any window. `NARROW` is for a vector that is not whole.
 unsafe fn run<S: Lanes, const K: usize, const SX: usize, const NARROW: bool>(
     s: S,
     args: &Args<'_>,
-    rows: core::ops::Range<usize>,
+    rows: Range<usize>,
 ) {
-    let width = args.window.output.width;
+    let window = args.window;
+    let width = window.output.width;
     // The widest tile where it divides the row, else tiles of nearly equal width.
     let widest = S::DEPTHWISE_COLUMNS;
     let widest = if width.is_multiple_of(widest) { widest } else { widest.min(7) };
@@ -73,17 +92,30 @@ unsafe fn run<S: Lanes, const K: usize, const SX: usize, const NARROW: bool>(
     s.enter(
         #[inline(always)]
         || {
-            let mut args = *args;
-            for row in rows {
-                let mut column = 0;
-                for tile in 0..tiles {
-                    let columns = columns + usize::from(tile < wider);
-                    // SAFETY: this row is one of the caller's, these columns
-                    // are below the output's width.
-                    unsafe { select::<S, K, SX, NARROW>(s, &args, row, column, columns) };
-                    column += columns;
+            for first in (0..args.vectors).step_by(args.block) {
+                let vectors = first..(first + args.block).min(args.vectors);
+                for row in rows.clone() {
+                    // Tap rows inside: 0 <= top + ky * dilation - before < height.
+                    let top = row * window.stride[0];
+                    let (before, dilation) = (window.before[0], window.dilation[0]);
+                    let end = (window.input.height + before).saturating_sub(top);
+                    let taps = before.saturating_sub(top).div_ceil(dilation)
+                        ..end.div_ceil(dilation).min(window.kernel[0]);
+                    let slot = (top + taps.start * dilation).wrapping_sub(before) % args.ring;
+                    let output = args.output.wrapping_add((row - rows.start) * args.output_row);
+                    let line = Line { output, taps, slot };
+                    let mut column = 0;
+                    for tile in 0..tiles {
+                        let columns = columns + usize::from(tile < wider);
+                        // SAFETY: this row and these vectors are the caller's, these
+                        // columns are below the output's width.
+                        unsafe {
+                            let vectors = vectors.clone();
+                            select::<S, K, SX, NARROW>(s, args, &line, vectors, column, columns);
+                        }
+                        column += columns;
+                    }
                 }
-                args.output = args.output.wrapping_add(args.output_row);
             }
         },
     );
@@ -95,7 +127,8 @@ unsafe fn run<S: Lanes, const K: usize, const SX: usize, const NARROW: bool>(
 unsafe fn select<S: Lanes, const K: usize, const SX: usize, const NARROW: bool>(
     s: S,
     args: &Args<'_>,
-    row: usize,
+    line: &Line,
+    vectors: Range<usize>,
     column: usize,
     columns: usize,
 ) {
@@ -112,11 +145,11 @@ unsafe fn select<S: Lanes, const K: usize, const SX: usize, const NARROW: bool>(
                     ($columns, _) if const { $columns > S::DEPTHWISE_COLUMNS } => {}
                     // SAFETY: as this function's, passed on.
                     ($columns, true) => unsafe {
-                        tile::<S, K, SX, NARROW, $columns, false>(s, args, row, column)
+                        tile::<S, K, SX, NARROW, $columns, false>(s, args, line, vectors, column)
                     },
                     // SAFETY: as this function's, passed on.
                     ($columns, false) => unsafe {
-                        tile::<S, K, SX, NARROW, $columns, true>(s, args, row, column)
+                        tile::<S, K, SX, NARROW, $columns, true>(s, args, line, vectors, column)
                     },
                 )*
                 _ => {}
@@ -126,8 +159,8 @@ unsafe fn select<S: Lanes, const K: usize, const SX: usize, const NARROW: bool>(
     table!(1 2 3 4 5 6 7 14)
 }
 
-/// `COLUMNS` outputs of row `row` from `column` on; `EDGE` where some of their
-/// taps may fall beside the image.
+/// `COLUMNS` outputs of a row from `column` on, for some vectors; `EDGE` where
+/// some of their taps may fall beside the image.
 ///
 /// # Safety
 /// As for [`select`].
@@ -142,87 +175,97 @@ unsafe fn tile<
 >(
     s: S,
     args: &Args<'_>,
-    row: usize,
+    line: &Line,
+    vectors: Range<usize>,
     column: usize,
 ) {
     let window = args.window;
-    let [kernel_h, kernel_w] = if K == 0 { window.kernel } else { [K, K] };
+    let kernel_w = if K == 0 { window.kernel[1] } else { K };
     let [dilation_y, dilation_x] = if K == 0 { window.dilation } else { [1, 1] };
     let stride_x = if K == 0 { window.stride[1] } else { SX };
-    let [height, width] = [window.input.height, window.input.width];
-
-    // Tap rows inside the image: 0 <= top + ky * dilation - before < height.
-    let top = row * window.stride[0];
-    let ky_first = window.before[0].saturating_sub(top).div_ceil(dilation_y).min(kernel_h);
-    let ky_end = (height + window.before[0]).saturating_sub(top).div_ceil(dilation_y).min(kernel_h);
 
     // Columns are counted from the tile's first tap, which in an edge tile may
-    // lie `before` to the left of the image.
-    let first = column * stride_x;
-    let left = window.before[1];
-    let inside = left.saturating_sub(first)..(width + left).saturating_sub(first);
-
+    // lie to the left of the image; hence pointers formed without `add`.
+    let (first, left) = (column * stride_x, window.before[1]);
+    let inside = left.saturating_sub(first)..(window.input.width + left).saturating_sub(first);
+    let corner =
+        args.input.wrapping_add(first * args.input_column).wrapping_sub(left * args.input_column);
     let load = |p: *const f32| {
         // SAFETY: `p` is a pixel inside the image, valid for input_lanes.
         unsafe { if NARROW { s.load_first(p, args.input_lanes) } else { s.load(p) } }
     };
-    // SAFETY: bias and weights are packed in whole vectors, kernel_h * kernel_w of them.
-    let (bias, weight) =
-        unsafe { (s.load(args.bias), |tap: usize| s.load(args.weights.add(tap * S::LANES))) };
+    let taps = window.kernel[0] * kernel_w;
+    let bounds = args.activation.bounds();
 
-    let mut acc = [bias; COLUMNS];
-    let mut slot = (top + ky_first * dilation_y).wrapping_sub(window.before[0]) % args.ring;
-    for ky in ky_first..ky_end {
-        // Formed without `add`: in an edge tile the tile's first tap is outside.
-        let line = args
-            .input
-            .wrapping_add(slot * args.input_row + first * args.input_column)
-            .wrapping_sub(left * args.input_column);
-        if K == 0 {
-            for kx in 0..kernel_w {
-                let w = weight(ky * kernel_w + kx);
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    let tap = i * stride_x + kx * dilation_x;
-                    if !EDGE || inside.contains(&tap) {
-                        *acc = s.mul_add(load(line.wrapping_add(tap * args.input_column)), w, *acc);
-                    }
-                }
-            }
-        } else {
-            // Each input column is loaded once and meets the outputs it reaches;
-            // the row's weights stay in registers.
-            let w: [S::V; K] = core::array::from_fn(|kx| weight(ky * K + kx));
-            for tap in 0..(COLUMNS - 1) * SX + K {
-                if EDGE && !inside.contains(&tap) {
-                    continue;
-                }
-                let x = load(line.wrapping_add(tap * args.input_column));
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    if tap >= i * SX && tap - i * SX < K {
-                        *acc = s.mul_add(x, w[tap - i * SX], *acc);
-                    }
-                }
-            }
-        }
-        slot += dilation_y;
-        if slot >= args.ring {
-            slot %= args.ring;
-        }
-    }
-
-    let output = args.output.wrapping_add(column * args.output_column);
-    for (i, &acc) in acc.iter().enumerate() {
-        let y = match args.activation.bounds() {
-            Some([lo, hi]) => s.min(s.splat(hi), s.max(s.splat(lo), acc)),
-            None => acc,
+    for vector in vectors {
+        let corner = corner.wrapping_add(vector * args.input_vector);
+        // SAFETY: bias and weights are packed in whole vectors, `taps` of them to
+        // each vector of channels.
+        let (bias, weight) = unsafe {
+            let weights = args.weights.add(vector * taps * S::LANES);
+            (s.load(args.bias.add(vector * S::LANES)), move |tap: usize| {
+                s.load(weights.add(tap * S::LANES))
+            })
         };
-        let p = output.wrapping_add(i * args.output_column);
-        // SAFETY: column i of the tile is one of the output's.
-        unsafe { if NARROW { s.store_first(p, y, args.output_lanes) } else { s.store(p, y) } }
-    }
-    if args.activation.bounds().is_none() {
-        // SAFETY: the pixels just written.
-        unsafe { activate(s, args, output, COLUMNS) }
+
+        let mut acc = [bias; COLUMNS];
+        let mut slot = line.slot;
+        for ky in line.taps.clone() {
+            let input = corner.wrapping_add(slot * args.input_row);
+            if K == 0 {
+                for kx in 0..kernel_w {
+                    let w = weight(ky * kernel_w + kx);
+                    for (i, acc) in acc.iter_mut().enumerate() {
+                        let tap = i * stride_x + kx * dilation_x;
+                        if !EDGE || inside.contains(&tap) {
+                            let x = load(input.wrapping_add(tap * args.input_column));
+                            *acc = s.mul_add(x, w, *acc);
+                        }
+                    }
+                }
+            } else {
+                // Each input column is loaded once and meets the outputs it
+                // reaches; the row's weights stay in registers.
+                let w: [S::V; K] = core::array::from_fn(|kx| weight(ky * K + kx));
+                // Spelled out, since a loop of this size does not always unroll.
+                macro_rules! columns {
+                    ($($tap:literal)*) => {$(
+                        if const { $tap < (COLUMNS - 1) * SX + K } {
+                            if !EDGE || inside.contains(&$tap) {
+                                let x = load(input.wrapping_add($tap * args.input_column));
+                                for (kx, &w) in w.iter().enumerate() {
+                                    let i = ($tap as usize).wrapping_sub(kx) / SX;
+                                    if $tap >= kx && ($tap - kx) % SX == 0 && i < COLUMNS {
+                                        acc[i] = s.mul_add(x, w, acc[i]);
+                                    }
+                                }
+                            }
+                        }
+                    )*};
+                }
+                columns!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26
+                    27 28 29 30 31 32);
+            }
+            slot += dilation_y;
+            if slot >= args.ring {
+                slot %= args.ring;
+            }
+        }
+
+        let output =
+            line.output.wrapping_add(column * args.output_column + vector * args.output_vector);
+        let (lo, hi) = bounds.map_or((0.0, 0.0), |[lo, hi]| (lo, hi));
+        let (lo, hi) = (s.splat(lo), s.splat(hi));
+        for (i, &acc) in acc.iter().enumerate() {
+            let y = if bounds.is_some() { s.min(hi, s.max(lo, acc)) } else { acc };
+            let p = output.wrapping_add(i * args.output_column);
+            // SAFETY: column i of the tile is one of the output's.
+            unsafe { if NARROW { s.store_first(p, y, args.output_lanes) } else { s.store(p, y) } }
+        }
+        if bounds.is_none() {
+            // SAFETY: the pixels just written.
+            unsafe { activate(s, args, output, COLUMNS) }
+        }
     }
 }
 
@@ -286,8 +329,12 @@ impl Kernel for Layer<'_> {
         for image in 0..input.batch {
             for top in (0..output.height).step_by(self.band) {
                 let rows = top..(top + self.band).min(output.height);
-                for vector in 0..channels.div_ceil(S::LANES) {
-                    let first = vector * S::LANES;
+                // The whole vectors, then what is left.
+                let whole = channels / S::LANES;
+                for (first, vectors) in [(0, whole), (whole * S::LANES, 1)] {
+                    if vectors == 0 || first == channels {
+                        continue;
+                    }
                     let lanes = S::LANES.min(channels - first);
                     // SAFETY: `new` has vouched for all rows and channels.
                     unsafe {
@@ -298,12 +345,16 @@ impl Kernel for Layer<'_> {
                             input: self.input.add(image_in + first),
                             input_row: input.width * channels,
                             input_column: channels,
+                            input_vector: S::LANES,
                             ring: input.height,
                             output: self.output.add(row_out + first),
                             output_row: output.width * channels,
                             output_column: channels,
+                            output_vector: S::LANES,
                             weights: weights.as_ptr().add(first * taps),
                             bias: bias.as_ptr().add(first),
+                            vectors,
+                            block: vectors,
                             input_lanes: lanes,
                             output_lanes: lanes,
                             activation: self.activation,
