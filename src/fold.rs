@@ -74,7 +74,7 @@ pub fn fold_batch_norm(
         }
     }
     let taps = weights.len() / channels;
-    if taps == 0 || weights.len() % channels != 0 {
+    if taps == 0 || !weights.len().is_multiple_of(channels) {
         let expected = taps.max(1) * channels;
         return Err(Error::Length { what: "weights", expected, actual: weights.len() });
     }

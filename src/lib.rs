@@ -16,9 +16,8 @@
 //! [`DepthwiseParams`], [`BottleneckParams`]), build the operation once, which
 //! checks everything and packs the weights, [`plan`](InvertedBottleneck::plan)
 //! it for a [`Shape`], and run the plan often. `run` takes `&self`, allocates
-//! nothing and fails only on slices of the wrong length.
-//!
-#![doc = include_str!("../docs/example.md")]
+//! nothing and fails only on slices of the wrong length. [`InvertedBottleneck`]
+//! has a whole example.
 //!
 //! # What can be relied on
 //!
@@ -44,6 +43,7 @@
 //! `measure_peak`. Without it the crate is `no_std` with `alloc`.
 
 #![no_std]
+#![warn(unreachable_pub, clippy::std_instead_of_core, clippy::unwrap_used)]
 
 extern crate alloc;
 #[cfg(feature = "std")]
@@ -78,3 +78,8 @@ pub use params::{BottleneckParams, DepthwiseParams, PointwiseParams};
 pub use peak::measure_peak;
 pub use schedule::{Caches, PlanOptions, Schedule};
 pub use shape::{Layout, Padding, Shape};
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

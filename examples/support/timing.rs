@@ -9,7 +9,7 @@ use std::time::Instant;
 /// Each variant is called as often in a round as fills about `slice`
 /// microseconds.
 pub fn interleaved(rounds: usize, slice: f64, variants: &mut [&mut dyn FnMut()]) -> Vec<f64> {
-    let mut once = |run: &mut dyn FnMut(), calls: usize| {
+    let once = |run: &mut dyn FnMut(), calls: usize| {
         let start = Instant::now();
         for _ in 0..calls {
             run();

@@ -1,5 +1,5 @@
 //! What the tests share: data, the error bound, the instruction sets to cover.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::env;
 

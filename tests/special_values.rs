@@ -1,0 +1,141 @@
+//! NaN, infinities and padded taps: the written rule, in the reference and in
+//! every kernel.
+
+mod common;
+
+use common::{Rng, check_exact, isas};
+use mbconv::{
+    Activation, BottleneckParams, Depthwise, DepthwiseParams, InvertedBottleneck, Padding,
+    PlanOptions, Pointwise, PointwiseParams, Schedule, Shape, reference,
+};
+
+const SPECIAL: [f32; 12] = [
+    f32::NAN,
+    f32::INFINITY,
+    f32::NEG_INFINITY,
+    0.0,
+    -0.0,
+    1e-40,
+    -1e-40,
+    f32::MIN_POSITIVE,
+    f32::MAX,
+    f32::MIN,
+    -3.0,
+    6.0,
+];
+
+const ACTIVATIONS: [Activation; 9] = [
+    Activation::Identity,
+    Activation::Relu,
+    Activation::Relu6,
+    Activation::Clamp { lo: -1.0, hi: 2.0 },
+    Activation::LeakyRelu { slope: 0.1 },
+    Activation::HardSwish,
+    Activation::HardSigmoid { alpha: 0.2, beta: 0.5 },
+    Activation::Sigmoid,
+    Activation::Silu,
+];
+
+/// `slack` is for an activation that subtracts numbers of size one.
+fn close(context: &str, slack: f32, expected: &[f32], actual: &[f32]) {
+    for (i, (e, a)) in expected.iter().zip(actual).enumerate() {
+        let same = e == a || (e.is_nan() && a.is_nan());
+        let near = (e - a).abs() <= 1e-6 * e.abs() + slack;
+        // x * 6 may overflow before the division by 6 does in f64.
+        let edge = e.abs() >= f32::MAX / 8.0 && a.is_infinite() && e.signum() == a.signum();
+        assert!(same || near || edge, "{context}: element {i} is {a}, expected {e}");
+    }
+}
+
+/// The activations alone: through an identity layer.
+#[test]
+fn activations() {
+    let dense: Vec<f32> = (-4000..4000).map(|i| i as f32 * 0.03).collect();
+    let x: Vec<f32> = SPECIAL.iter().copied().chain(dense).collect();
+    let shape = Shape::new(1, 1, x.len());
+    for activation in ACTIVATIONS {
+        let params = PointwiseParams::new(1, 1, &[1.0]).activation(activation);
+        let expected = reference::pointwise(&params, shape, &x, None).unwrap();
+        for (x, y) in x.iter().zip(&expected) {
+            assert_eq!(x.is_nan(), y.is_nan() && !(x.is_infinite()), "{activation:?}({x}) = {y}");
+        }
+        for isa in isas() {
+            let plan = Pointwise::with_isa(&params, isa).unwrap().plan(shape).unwrap();
+            let mut y = vec![0.0; x.len()];
+            plan.run(&x, &mut y).unwrap();
+            let cancels = matches!(activation, Activation::HardSigmoid { .. });
+            let slack = if cancels { 1e-7 } else { 1e-38 };
+            close(&format!("{isa} {activation:?}"), slack, &expected, &y);
+        }
+    }
+}
+
+/// A padded tap contributes nothing, whatever its weight; a tap inside does.
+#[test]
+fn padded_taps_contribute_nothing() {
+    let shape = Shape::new(1, 4, 9);
+    for kernel in [3, 5, 7] {
+        for weight in [f32::NAN, f32::INFINITY] {
+            for c in [1, 4, 8, 16, 19] {
+                // Only the corner tap, which in the first pixel is padding, is special.
+                let mut weights = vec![1.0; kernel * kernel * c];
+                weights[..c].fill(weight);
+                let params = DepthwiseParams::new(c, [kernel; 2], &weights)
+                    .padding(Padding::uniform(kernel / 2));
+                let x = vec![1.0; 36 * c];
+                let expected = reference::depthwise(&params, shape, &x).unwrap();
+                assert!(expected[0].is_finite());
+                let project = vec![1.0; c];
+                let expand: Vec<f32> =
+                    (0..c * c).map(|i| f32::from(u8::from(i / c == i % c))).collect();
+                let block = BottleneckParams::new(params, PointwiseParams::new(c, 1, &project))
+                    .expand(PointwiseParams::new(c, c, &expand));
+                let whole = reference::bottleneck(&block, shape, &x).unwrap();
+                for isa in isas() {
+                    let plan = Depthwise::with_isa(&params, isa).unwrap().plan(shape).unwrap();
+                    let mut y = vec![0.0; x.len()];
+                    plan.run(&x, &mut y).unwrap();
+                    check_exact(&plan.kernel_name(), &expected, &y);
+                    let op = InvertedBottleneck::with_isa(&block, isa).unwrap();
+                    for schedule in [Schedule::Fused, Schedule::Unfused] {
+                        let options = PlanOptions::new().schedule(schedule);
+                        let plan = op.plan_with(shape, &options).unwrap();
+                        let mut y = vec![0.0; whole.len()];
+                        plan.run(&x, &mut y, &mut plan.scratch()).unwrap();
+                        check_exact(&plan.kernel_name(), &whole, &y);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// NaN and infinities in the input reach exactly the outputs that sum them, and
+/// a channel's NaN does not leak into its neighbours' lanes.
+#[test]
+fn special_inputs_propagate() {
+    let rng = &mut Rng::new(3);
+    let (shape, c_in, c_out) = (Shape::new(1, 3, 5), 11, 13);
+    let weights: Vec<f32> = (0..c_in * c_out).map(|_| rng.below(3) as f32 - 1.0).collect();
+    let params = PointwiseParams::new(c_in, c_out, &weights).activation(Activation::Relu6);
+    for special in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut x = vec![1.0; 15 * c_in];
+        x[7 * c_in + 4] = special;
+        let expected = reference::pointwise(&params, shape, &x, None).unwrap();
+        for isa in isas() {
+            let plan = Pointwise::with_isa(&params, isa).unwrap().plan(shape).unwrap();
+            let mut y = vec![0.0; expected.len()];
+            plan.run(&x, &mut y).unwrap();
+            check_exact(&plan.kernel_name(), &expected, &y);
+        }
+        let weights = vec![1.0; 9 * c_in];
+        let params = DepthwiseParams::new(c_in, [3, 3], &weights).padding(Padding::uniform(1));
+        let expected = reference::depthwise(&params, shape, &x).unwrap();
+        for isa in isas() {
+            let plan = Depthwise::with_isa(&params, isa).unwrap().plan(shape).unwrap();
+            let mut y = vec![0.0; expected.len()];
+            plan.run(&x, &mut y).unwrap();
+            check_exact(&plan.kernel_name(), &expected, &y);
+        }
+    }
+}
