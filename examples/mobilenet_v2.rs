@@ -4,6 +4,8 @@
 //! `cargo run --release --example mobilenet_v2`; `MBCONV_ISA` narrows the
 //! instruction set. Exits with 1 when a block is off.
 
+#[path = "support/deviation.rs"]
+mod deviation;
 #[path = "support/random.rs"]
 mod random;
 #[path = "support/timing.rs"]
@@ -13,6 +15,7 @@ use std::error::Error;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use deviation::Deviation;
 use indicatif::{ProgressBar, ProgressStyle};
 use mbconv::{
     Activation::Relu6, BottleneckParams, BottleneckPlan, DepthwiseParams, InvertedBottleneck, Isa,
@@ -126,17 +129,12 @@ fn measure(block: &Block, isa: Isa, input: &[f32]) -> Result<Row, Box<dyn Error>
         (plan(Schedule::Auto)?, plan(Schedule::Fused)?, plan(Schedule::Unfused)?);
 
     let expected = reference::bottleneck(&params, shape, input)?;
-    let largest = expected.iter().fold(0.0, |m: f64, x| m.max(f64::from(x.abs())));
     let mut output = vec![0.0; expected.len()];
     let mut error = 0.0f64;
     for plan in [&fused, &unfused] {
         output.fill(f32::NAN);
         plan.run(input, &mut output, &mut plan.scratch())?;
-        for (e, y) in expected.iter().zip(&output) {
-            // Written so that a NaN counts as an error.
-            let off = (f64::from(*e) - f64::from(*y)).abs() / largest;
-            error = if off <= error { error } else { off };
-        }
+        error = error.max(Deviation::between(&expected, &output).relative);
     }
 
     let (mut scratch, mut other) = (fused.scratch(), unfused.scratch());

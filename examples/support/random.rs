@@ -1,16 +1,16 @@
 //! Seeded numbers, so that every run computes the same network.
 
 /// SplitMix64 (Steele, Lea and Flood 2014).
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// A stream of its own for each seed.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// `len` numbers, uniform in `-scale..scale`.
-    pub fn vec(&mut self, len: usize, scale: f32) -> Vec<f32> {
+    pub(crate) fn vec(&mut self, len: usize, scale: f32) -> Vec<f32> {
         (0..len).map(|_| scale * self.unit()).collect()
     }
 

@@ -23,16 +23,22 @@ impl<'a> TensorFile<'a> {
 
     /// The tensor of that name, which must have `N` axes.
     pub(crate) fn tensor<const N: usize>(&self, name: &str) -> Result<Tensor<N>, String> {
+        let (shape, data) = self.numbers(name)?;
+        let shape = shape
+            .try_into()
+            .map_err(|_| format!("tensor {name} is {shape:?}, it must have {N} axes"))?;
+        Ok(Tensor { shape, data })
+    }
+
+    /// The tensor of that name, whatever its shape.
+    pub(crate) fn numbers(&self, name: &str) -> Result<(&[usize], Vec<f32>), String> {
         let info = self.header.info(name).ok_or_else(|| format!("tensor {name} is missing"))?;
         if info.dtype != Dtype::F32 {
             return Err(format!("tensor {name} is {:?}, not F32", info.dtype));
         }
-        let shape = info.shape.as_slice().try_into().map_err(|_| {
-            format!("tensor {name} has shape {:?}, it must have {N} axes", info.shape)
-        })?;
         let (start, end) = info.data_offsets;
-        let (data, _) = self.data[start..end].as_chunks();
-        Ok(Tensor { shape, data: data.iter().map(|b| f32::from_le_bytes(*b)).collect() })
+        let (bytes, _) = self.data[start..end].as_chunks();
+        Ok((&info.shape, bytes.iter().map(|b| f32::from_le_bytes(*b)).collect()))
     }
 
     /// The tensors `name.weight` and `name.bias`.

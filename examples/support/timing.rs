@@ -8,7 +8,11 @@ use std::time::Instant;
 ///
 /// Each variant is called as often in a round as fills about `slice`
 /// microseconds.
-pub fn interleaved(rounds: usize, slice: f64, variants: &mut [&mut dyn FnMut()]) -> Vec<f64> {
+pub(crate) fn interleaved(
+    rounds: usize,
+    slice: f64,
+    variants: &mut [&mut dyn FnMut()],
+) -> Vec<f64> {
     let once = |run: &mut dyn FnMut(), calls: usize| {
         let start = Instant::now();
         for _ in 0..calls {
@@ -33,7 +37,7 @@ pub fn interleaved(rounds: usize, slice: f64, variants: &mut [&mut dyn FnMut()])
 }
 
 /// The middle value.
-pub fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

@@ -1,0 +1,168 @@
+//! Runs block cases and says how far each output is from the expected one.
+//!
+//! `cargo run --release --example check_case -- FILE... [--isa ISA]... [--schedule
+//! auto|fused|unfused] [--json]`; `--isa all` is every instruction set of this
+//! CPU. Exits with 1 when a case fails or is not supported, with 2 when a file
+//! is not a case or the command line is wrong.
+
+#[path = "support/case.rs"]
+mod case;
+#[path = "support/deviation.rs"]
+mod deviation;
+#[path = "support/schedule.rs"]
+mod schedule;
+
+use core::error::Error;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use case::Case;
+use deviation::Deviation;
+use mbconv::{Isa, Schedule};
+use serde_json::json;
+
+const USAGE: &str =
+    "usage: check_case FILE... [--isa ISA|all]... [--schedule auto|fused|unfused] [--json]";
+/// Relative to the largest expected output.
+const TOLERANCE: f64 = 2e-5;
+
+struct Options {
+    files: Vec<PathBuf>,
+    isas: Vec<Isa>,
+    schedule: Schedule,
+    schedule_name: String,
+    json: bool,
+}
+
+impl Options {
+    fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, Box<dyn Error>> {
+        let (mut files, mut isas, mut json) = (Vec::new(), Vec::new(), false);
+        let mut schedule_name = String::from("auto");
+        while let Some(argument) = arguments.next() {
+            let mut value = || {
+                let value = arguments.next().and_then(|value| value.into_string().ok());
+                value.ok_or_else(|| format!("{} takes a value", argument.display()))
+            };
+            match argument.to_str() {
+                Some("--isa") => match value()?.as_str() {
+                    "all" => isas.extend(Isa::available()),
+                    name => isas.push(Isa::from_name(name)?),
+                },
+                Some("--schedule") => schedule_name = value()?,
+                Some("--json") => json = true,
+                Some(option) if option.starts_with('-') => Err(format!("no option {option}"))?,
+                _ => files.push(PathBuf::from(argument)),
+            }
+        }
+        if files.is_empty() {
+            Err("no file")?;
+        }
+        if isas.is_empty() {
+            isas.push(Isa::detect()?);
+        }
+        let schedule = schedule::parse(&schedule_name)?;
+        Ok(Self { files, isas, schedule, schedule_name, json })
+    }
+}
+
+/// What is said of a case on one instruction set, or of one that cannot be run.
+struct Report<'a> {
+    file: &'a Path,
+    kind: &'a str,
+    schedule: &'a str,
+    result: Result<(Isa, String, Deviation), case::Error>,
+}
+
+impl Report<'_> {
+    fn passes(&self) -> bool {
+        matches!(&self.result, Ok((_, _, deviation)) if deviation.relative <= TOLERANCE)
+    }
+
+    fn name(&self) -> String {
+        self.file.file_stem().unwrap_or_default().display().to_string()
+    }
+
+    fn line(&self) -> String {
+        let verdict = if self.passes() { "PASS" } else { "FAIL" };
+        let result = match &self.result {
+            Ok((isa, kernel, Deviation { absolute, relative })) => format!(
+                "{:<8} {:<8} {absolute:>9.2e} {relative:>9.2e}  {kernel}",
+                isa.name(),
+                self.schedule
+            ),
+            Err(error) => error.to_string(),
+        };
+        format!("{verdict}  {:<33} {:<19} {result}", self.name(), self.kind)
+    }
+
+    fn json(&self) -> String {
+        let mut object = json!({
+            "file": self.file.display().to_string(),
+            "name": self.name(),
+            "kind": self.kind,
+            "schedule": self.schedule,
+            "pass": self.passes(),
+        });
+        match &self.result {
+            Ok((isa, kernel, deviation)) => {
+                object["isa"] = json!(isa.name());
+                object["kernel"] = json!(kernel);
+                object["max_error"] = json!(deviation.absolute);
+                object["relative_error"] = json!(deviation.relative);
+            }
+            Err(error) => object["error"] = json!(error.to_string()),
+        }
+        object.to_string()
+    }
+}
+
+/// Reports a file on every instruction set; whether it passes on all.
+fn check(file: &Path, options: &Options) -> Result<bool, Box<dyn Error>> {
+    let print = |kind: &str, result| {
+        let report = Report { file, kind, schedule: &options.schedule_name, result };
+        println!("{}", if options.json { report.json() } else { report.line() });
+        report.passes()
+    };
+    let case = match Case::parse(&std::fs::read(file)?) {
+        Ok(case) => case,
+        Err(error) => match &error {
+            case::Error::Malformed(_) => return Err(error.into()),
+            case::Error::Unsupported { kind, .. } => return Ok(print(&kind.clone(), Err(error))),
+        },
+    };
+    let mut good = true;
+    for &isa in &options.isas {
+        let run = case.run(isa, options.schedule)?;
+        let deviation = Deviation::between(case.expected(), &run.output);
+        good &= print(&case.kind, Ok((isa, run.kernel, deviation)));
+    }
+    Ok(good)
+}
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args_os().skip(1)) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("check_case: {error}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    if !options.json {
+        println!(
+            "{:<5} {:<33} {:<19} {:<8} {:<8} {:>9} {:>9}  kernel",
+            "", "case", "kind", "isa", "schedule", "max error", "relative"
+        );
+    }
+    let mut worst = 0;
+    for file in &options.files {
+        worst = worst.max(match check(file, &options) {
+            Ok(good) => u8::from(!good),
+            Err(error) => {
+                eprintln!("check_case: {}: {error}", file.display());
+                2
+            }
+        });
+    }
+    ExitCode::from(worst)
+}
