@@ -143,12 +143,13 @@ unsafe fn select<S: Lanes, const K: usize, const SX: usize, const NARROW: bool>(
                 $(
                     // Instances wider than a tile gets are empty.
                     ($columns, _) if const { $columns > S::DEPTHWISE_COLUMNS } => {}
+                    // Only full tiles have an instance without border tests.
                     // SAFETY: as this function's, passed on.
-                    ($columns, true) => unsafe {
+                    ($columns, true) if const { $columns >= 7 } => unsafe {
                         tile::<S, K, SX, NARROW, $columns, false>(s, args, line, vectors, column)
                     },
                     // SAFETY: as this function's, passed on.
-                    ($columns, false) => unsafe {
+                    ($columns, _) => unsafe {
                         tile::<S, K, SX, NARROW, $columns, true>(s, args, line, vectors, column)
                     },
                 )*

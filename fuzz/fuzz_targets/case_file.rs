@@ -1,0 +1,16 @@
+//! Any bytes as a block case: an error or a run, never a panic.
+#![no_main]
+
+#[path = "../../examples/support/case.rs"]
+mod case;
+
+use libfuzzer_sys::fuzz_target;
+use mbconv::{Isa, Schedule};
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(case) = case::Case::parse(bytes) {
+        for isa in Isa::available() {
+            let _ = case.run(isa, Schedule::Auto);
+        }
+    }
+});
