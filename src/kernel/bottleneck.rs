@@ -226,7 +226,7 @@ impl Block<'_> {
         let first = vectors.start;
         // SAFETY: the slab's vectors, in ring and band or in the image.
         unsafe {
-            let args = depthwise::Args {
+            let ring = depthwise::Args {
                 window,
                 input: self.expanded.wrapping_add((first - slab.start) * plane).cast_const(),
                 input_row: width * S::LANES,
@@ -249,35 +249,22 @@ impl Block<'_> {
                 output_lanes: S::LANES,
                 activation: self.depthwise_activation,
             };
-            if self.expand.is_some() {
-                depthwise::rows(s, &args, rows);
-                return;
-            }
-            // Without expansion the input is the image itself, whose last vector
-            // may be narrow.
-            let from_image = |first: usize, vectors: usize| depthwise::Args {
-                input: x.wrapping_add(first * S::LANES),
-                input_row: width * channels,
-                input_column: channels,
-                input_vector: S::LANES,
-                ring: window.input.height,
-                output: args.output.wrapping_add((first - slab.start) * args.output_vector),
-                weights: args
-                    .weights
-                    .wrapping_add((first - slab.start) * self.depthwise.taps * S::LANES),
-                bias: args.bias.wrapping_add((first - slab.start) * S::LANES),
-                vectors,
-                block: vectors,
-                input_lanes: S::LANES.min(channels - first * S::LANES),
-                ..args
+            let args = match self.expand {
+                Some(_) => ring,
+                // Without expansion the input is the image itself, whose last
+                // vector may be narrow.
+                None => depthwise::Args {
+                    input: x.add(first * S::LANES),
+                    input_row: width * channels,
+                    input_column: channels,
+                    input_vector: S::LANES,
+                    ring: window.input.height,
+                    block: vectors.len(),
+                    input_lanes: S::LANES.min(channels - (vectors.end - 1) * S::LANES),
+                    ..ring
+                },
             };
-            let whole = vectors.end.min(channels / S::LANES);
-            if first < whole {
-                depthwise::rows(s, &from_image(first, whole - first), rows.clone());
-            }
-            if whole < vectors.end {
-                depthwise::rows(s, &from_image(whole, 1), rows);
-            }
+            depthwise::rows(s, &args, rows);
         }
     }
 

@@ -36,8 +36,7 @@ pub(crate) struct Args<'a> {
     /// Vectors that a tile's columns are computed for before the next tile's: 1
     /// where a vector's columns lie together, more where vectors do.
     pub(crate) block: usize,
-    /// Channels of the vectors that exist in input and output, at least 1; where
-    /// fewer than a vector's lanes, there is one vector.
+    /// Channels of the last vector that exist in input and output, at least 1.
     pub(crate) input_lanes: usize,
     pub(crate) output_lanes: usize,
     pub(crate) activation: Activation,
@@ -52,19 +51,25 @@ pub(crate) struct Args<'a> {
 /// touches it.
 pub(crate) unsafe fn rows<S: Lanes>(s: S, args: &Args<'_>, rows: Range<usize>) {
     let window = args.window;
-    let whole = args.input_lanes == S::LANES && args.output_lanes == S::LANES;
-    let run = match (window.kernel, window.stride[1], window.dilation, whole) {
-        ([3, 3], 1, [1, 1], true) => run::<S, 3, 1, false>,
-        ([3, 3], 2, [1, 1], true) => run::<S, 3, 2, false>,
-        ([5, 5], 1, [1, 1], true) => run::<S, 5, 1, false>,
-        ([5, 5], 2, [1, 1], true) => run::<S, 5, 2, false>,
-        ([7, 7], 1, [1, 1], true) => run::<S, 7, 1, false>,
-        ([7, 7], 2, [1, 1], true) => run::<S, 7, 2, false>,
-        (_, _, _, true) => run::<S, 0, 0, false>,
-        (_, _, _, false) => run::<S, 0, 0, true>,
+    let run = match (window.kernel, window.stride[1], window.dilation) {
+        ([3, 3], 1, [1, 1]) => run::<S, 3, 1, false>,
+        ([3, 3], 2, [1, 1]) => run::<S, 3, 2, false>,
+        ([5, 5], 1, [1, 1]) => run::<S, 5, 1, false>,
+        ([5, 5], 2, [1, 1]) => run::<S, 5, 2, false>,
+        ([7, 7], 1, [1, 1]) => run::<S, 7, 1, false>,
+        ([7, 7], 2, [1, 1]) => run::<S, 7, 2, false>,
+        _ => run::<S, 0, 0, false>,
     };
-    // SAFETY: passed on; the instance fits the window.
-    unsafe { run(s, args, rows) }
+    let narrow = args.input_lanes.min(args.output_lanes) < S::LANES;
+    let whole = args.vectors - usize::from(narrow);
+    // SAFETY: passed on; the instance fits the window, and only the last vector
+    // may be narrow.
+    unsafe {
+        run(s, args, 0..whole, rows.clone());
+        if narrow {
+            self::run::<S, 0, 0, true>(s, args, whole..args.vectors, rows);
+        }
+    }
 }
 
 /// One row of tiles: where it writes and which tap rows are inside the image.
@@ -80,6 +85,7 @@ struct Line {
 unsafe fn run<S: Lanes, const K: usize, const SX: usize, const NARROW: bool>(
     s: S,
     args: &Args<'_>,
+    vectors: Range<usize>,
     rows: Range<usize>,
 ) {
     let window = args.window;
@@ -92,8 +98,8 @@ unsafe fn run<S: Lanes, const K: usize, const SX: usize, const NARROW: bool>(
     s.enter(
         #[inline(always)]
         || {
-            for first in (0..args.vectors).step_by(args.block) {
-                let vectors = first..(first + args.block).min(args.vectors);
+            for first in vectors.clone().step_by(args.block) {
+                let vectors = first..(first + args.block).min(vectors.end);
                 for row in rows.clone() {
                     // Tap rows inside: 0 <= top + ky * dilation - before < height.
                     let top = row * window.stride[0];
@@ -264,8 +270,9 @@ unsafe fn tile<
             unsafe { if NARROW { s.store_first(p, y, args.output_lanes) } else { s.store(p, y) } }
         }
         if bounds.is_none() {
+            let lanes = if NARROW { args.output_lanes } else { S::LANES };
             // SAFETY: the pixels just written.
-            unsafe { activate(s, args, output, COLUMNS) }
+            unsafe { activate(s, args, output, COLUMNS, lanes) }
         }
     }
 }
@@ -273,9 +280,15 @@ unsafe fn tile<
 /// The activations that are not a clamp, over the tile just written.
 ///
 /// # Safety
-/// `output` is valid for `columns` pixels of `output_lanes` channels.
+/// `output` is valid for `columns` pixels of `lanes` channels.
 #[inline(never)]
-unsafe fn activate<S: Lanes>(s: S, args: &Args<'_>, output: *mut f32, columns: usize) {
+unsafe fn activate<S: Lanes>(
+    s: S,
+    args: &Args<'_>,
+    output: *mut f32,
+    columns: usize,
+    lanes: usize,
+) {
     s.enter(
         #[inline(always)]
         || {
@@ -283,8 +296,8 @@ unsafe fn activate<S: Lanes>(s: S, args: &Args<'_>, output: *mut f32, columns: u
                 // SAFETY: i < columns.
                 unsafe {
                     let p = output.add(i * args.output_column);
-                    let x = s.load_first(p, args.output_lanes);
-                    s.store_first(p, args.activation.apply_lanes(s, x), args.output_lanes);
+                    let x = s.load_first(p, lanes);
+                    s.store_first(p, args.activation.apply_lanes(s, x), lanes);
                 }
             }
         },
@@ -325,43 +338,37 @@ impl Kernel for Layer<'_> {
     type Output = ();
 
     fn run<S: Lanes>(self, s: S) {
-        let &PackedDepthwise { channels, taps, ref weights, ref bias } = self.packed;
+        let &PackedDepthwise { channels, ref weights, ref bias, .. } = self.packed;
         let (input, output) = (self.window.input, self.window.output);
         for image in 0..input.batch {
             for top in (0..output.height).step_by(self.band) {
                 let rows = top..(top + self.band).min(output.height);
-                // The whole vectors, then what is left.
-                let whole = channels / S::LANES;
-                for (first, vectors) in [(0, whole), (whole * S::LANES, 1)] {
-                    if vectors == 0 || first == channels {
-                        continue;
-                    }
-                    let lanes = S::LANES.min(channels - first);
-                    // SAFETY: `new` has vouched for all rows and channels.
-                    unsafe {
-                        let image_in = image * input.height * input.width * channels;
-                        let row_out = (image * output.height + top) * output.width * channels;
-                        let args = Args {
-                            window: self.window,
-                            input: self.input.add(image_in + first),
-                            input_row: input.width * channels,
-                            input_column: channels,
-                            input_vector: S::LANES,
-                            ring: input.height,
-                            output: self.output.add(row_out + first),
-                            output_row: output.width * channels,
-                            output_column: channels,
-                            output_vector: S::LANES,
-                            weights: weights.as_ptr().add(first * taps),
-                            bias: bias.as_ptr().add(first),
-                            vectors,
-                            block: vectors,
-                            input_lanes: lanes,
-                            output_lanes: lanes,
-                            activation: self.activation,
-                        };
-                        self::rows(s, &args, rows.clone());
-                    }
+                let vectors = channels.div_ceil(S::LANES);
+                let lanes = channels - (vectors - 1) * S::LANES;
+                // SAFETY: `new` has vouched for all rows and channels.
+                unsafe {
+                    let image_in = image * input.height * input.width * channels;
+                    let row_out = (image * output.height + top) * output.width * channels;
+                    let args = Args {
+                        window: self.window,
+                        input: self.input.add(image_in),
+                        input_row: input.width * channels,
+                        input_column: channels,
+                        input_vector: S::LANES,
+                        ring: input.height,
+                        output: self.output.add(row_out),
+                        output_row: output.width * channels,
+                        output_column: channels,
+                        output_vector: S::LANES,
+                        weights: weights.as_ptr(),
+                        bias: bias.as_ptr(),
+                        vectors,
+                        block: vectors,
+                        input_lanes: lanes,
+                        output_lanes: lanes,
+                        activation: self.activation,
+                    };
+                    self::rows(s, &args, rows);
                 }
             }
         }

@@ -5,6 +5,9 @@ use crate::simd::{Kernel, Lanes};
 /// Chains that run side by side: more than latency times pipes of any core.
 const CHAINS: usize = 12;
 
+/// f32 lanes of the widest vector of any instruction set.
+const MAX_LANES: usize = 16;
+
 /// Runs `self.0` steps of [`CHAINS`] multiply-adds; gives the FLOP done.
 pub(crate) struct MultiplyAdds(pub(crate) u64);
 
@@ -24,7 +27,7 @@ impl Kernel for MultiplyAdds {
                     }
                 }
                 let sum = acc.into_iter().reduce(|x, y| s.add(x, y)).unwrap_or(a);
-                let mut out = [0.0f32; crate::simd::MAX_LANES];
+                let mut out = [0.0f32; MAX_LANES];
                 // SAFETY: `out` holds the widest vector.
                 unsafe { s.store(out.as_mut_ptr(), sum) };
                 core::hint::black_box(out);

@@ -20,9 +20,6 @@ pub(crate) use self::{avx2::Avx2, avx512::Avx512};
 pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
 
-/// The widest vector of any instruction set, in f32 lanes.
-pub(crate) const MAX_LANES: usize = 16;
-
 /// The most vectors that a pointwise tile is wide.
 pub(crate) const MAX_VECTORS: usize = 4;
 
