@@ -131,6 +131,10 @@ pub(crate) struct Problem<'a> {
     pub(crate) lanes: usize,
     /// Vectors of the widest expand panel: no slab is narrower.
     pub(crate) panel: usize,
+    /// Bytes of the block's weights.
+    pub(crate) weights: usize,
+    /// Bytes of one image's input and output.
+    pub(crate) thin: [usize; 2],
 }
 
 /// What was decided.
@@ -206,20 +210,26 @@ impl Problem<'_> {
         }
     }
 
-    /// All channels (the line buffer) in as many rows as fill half of L2, since
-    /// input and weights want their share; where not even two rows fit, as many
-    /// channels as do.
+    /// The tile that fits half of L2, since input and weights want their share,
+    /// and moves the fewest bytes: all weights pass once per band, the input once
+    /// per slab, and the output, which holds the partial sums, is read and
+    /// written again for each slab after the first.
+    ///
+    /// Large maps come out as bands of all channels (a line buffer), small ones as
+    /// slabs of all rows. Ties go to taller bands.
     fn fused(&self, l2: usize) -> Tile {
         let whole = self.unfused();
-        let mut vectors = whole.vectors;
-        loop {
-            let fits = |rows: &usize| self.bytes(&self.tile(*rows, vectors)) <= l2 / 2;
-            let rows = (1..=whole.rows).take_while(fits).last();
-            match rows {
-                Some(rows) if rows >= whole.rows.min(2) => return self.tile(rows, vectors),
-                _ if vectors <= self.panel => return self.tile(1, vectors),
-                _ => vectors = vectors.div_ceil(2),
-            }
-        }
+        let [input, output] = self.thin;
+        let candidates = (1..=whole.rows).rev().filter_map(|rows| {
+            let vectors = l2 / 2 / self.bytes(&Tile { vectors: 1, ..self.tile(rows, 1) });
+            let slabs = whole.vectors.div_ceil(vectors.clamp(1, whole.vectors));
+            let bands = whole.rows.div_ceil(rows);
+            let tile = self.tile(rows, whole.vectors.div_ceil(slabs));
+            let moved = (bands * self.weights)
+                .saturating_add(slabs.saturating_mul(input))
+                .saturating_add((2 * slabs - 1).saturating_mul(output));
+            (tile.vectors <= vectors).then_some((moved, tile))
+        });
+        candidates.min_by_key(|&(moved, _)| moved).map_or_else(|| self.tile(1, 1), |(_, tile)| tile)
     }
 }

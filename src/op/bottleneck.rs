@@ -140,6 +140,8 @@ impl InvertedBottleneck {
                 .map(|panel| panel.vectors)
                 .max()
                 .unwrap_or(1),
+            weights: self.weight_bytes(),
+            thin: [input, output].map(|n| n / shape.batch * size_of::<f32>()),
         };
         let Decision { tile, fused, why } = problem.decide(options);
         let tile_bytes = problem.bytes(&tile);
