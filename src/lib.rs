@@ -77,7 +77,7 @@ pub use params::{BottleneckParams, DepthwiseParams, PointwiseParams};
 #[cfg(feature = "std")]
 pub use peak::measure_peak;
 pub use schedule::{Caches, PlanOptions, Schedule};
-pub use shape::{Layout, Padding, Shape};
+pub use shape::{Padding, Shape};
 
 /// The README's example is a test.
 #[cfg(doctest)]

@@ -2,15 +2,6 @@
 
 use crate::error::{Error, Result};
 
-/// How a tensor's axes follow each other in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Layout {
-    /// Batch, height, width, channels: the channels of a pixel are neighbours.
-    #[default]
-    Nhwc,
-}
-
 /// The extent of a batch of images; the channels belong to the operation.
 ///
 /// A tensor of this shape with `c` channels holds `batch * height * width * c`
