@@ -17,7 +17,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use efficientnet_lite0::{EfficientNetLite0, IMAGE, SIDE, normalise};
+use efficientnet_lite0::network::{IMAGE, SIDE};
+use efficientnet_lite0::{load, normalise};
 use image::imageops::FilterType;
 use mbconv::{Isa, Schedule};
 use timing::interleaved;
@@ -102,7 +103,7 @@ fn classify(options: &Options) -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("{}: {error}", options.photo.display()))
         .map(|rgb| normalise(&rgb))?;
 
-    let mut network = EfficientNetLite0::new(&weights, isa, schedule)?;
+    let mut network = load(&weights, isa, schedule)?;
     let mut classes: Vec<(f64, &String)> =
         softmax(network.run(&image)?).into_iter().zip(&labels).collect();
     classes.sort_by(|a, b| b.0.total_cmp(&a.0));

@@ -14,7 +14,7 @@ use std::{env, fs, io};
 
 use deviation::Deviation;
 use efficientnet_lite0::tensors::TensorFile;
-use efficientnet_lite0::{EfficientNetLite0, normalise};
+use efficientnet_lite0::{load, normalise};
 use mbconv::Schedule;
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data/efficientnet-lite0");
@@ -55,7 +55,7 @@ fn agrees_with_pytorch() -> Result<(), Box<dyn Error>> {
 
     for isa in common::isas() {
         for &schedule in schedules {
-            let mut network = EfficientNetLite0::new(&weights, isa, schedule)?;
+            let mut network = load(&weights, isa, schedule)?;
             let mut seen = 0;
             network.run_observed(&image(PHOTOS[0])?, |stage, output| {
                 let (_, expected) = layers.numbers(&stage.to_string()).expect("on record");

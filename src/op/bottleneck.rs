@@ -145,7 +145,8 @@ impl InvertedBottleneck {
         };
         let Decision { tile, fused, why } = problem.decide(options);
         let tile_bytes = problem.bytes(&tile);
-        Ok(BottleneckPlan { op: self.clone(), window, input, output, tile, tile_bytes, fused, why })
+        let (op, flops) = (self.clone(), self.flops(shape)?);
+        Ok(BottleneckPlan { op, window, input, output, flops, tile, tile_bytes, fused, why })
     }
 
     /// Floating-point operations for images of `shape`: two per multiply-add,
@@ -191,6 +192,7 @@ pub struct BottleneckPlan {
     window: Placed,
     input: usize,
     output: usize,
+    flops: u64,
     tile: Tile,
     tile_bytes: usize,
     fused: bool,
@@ -198,6 +200,22 @@ pub struct BottleneckPlan {
 }
 
 impl BottleneckPlan {
+    /// f32 that the input of a run has.
+    pub fn input_len(&self) -> usize {
+        self.input
+    }
+
+    /// f32 that the output of a run has.
+    pub fn output_len(&self) -> usize {
+        self.output
+    }
+
+    /// Floating-point operations of a run: two per multiply-add, padded taps
+    /// counted too, as is usual.
+    pub fn flops(&self) -> u64 {
+        self.flops
+    }
+
     /// The extent of the output.
     pub fn output_shape(&self) -> Shape {
         self.window.output

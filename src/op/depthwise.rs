@@ -93,7 +93,8 @@ impl Depthwise {
         let row = shape.width * channels * size_of::<f32>();
         let rows = (options.caches.l2 / 2 / row).saturating_sub(window.kernel[0]);
         let band = (rows / window.stride[0]).max(1);
-        Ok(DepthwisePlan { op: self.clone(), window, input, output, band })
+        let flops = self.flops(shape)?;
+        Ok(DepthwisePlan { op: self.clone(), window, input, output, flops, band })
     }
 
     /// Floating-point operations for images of `shape`: two per multiply-add,
@@ -126,10 +127,27 @@ pub struct DepthwisePlan {
     window: Placed,
     input: usize,
     output: usize,
+    flops: u64,
     band: usize,
 }
 
 impl DepthwisePlan {
+    /// f32 that the input of a run has.
+    pub fn input_len(&self) -> usize {
+        self.input
+    }
+
+    /// f32 that the output of a run has.
+    pub fn output_len(&self) -> usize {
+        self.output
+    }
+
+    /// Floating-point operations of a run: two per multiply-add, padded taps
+    /// counted too, as is usual.
+    pub fn flops(&self) -> u64 {
+        self.flops
+    }
+
     /// The extent of the output.
     pub fn output_shape(&self) -> Shape {
         self.window.output

@@ -88,7 +88,8 @@ impl Pointwise {
             if size_of_val(&weights[..]) <= caches.l1 / 2 { caches.l1 / 4 } else { caches.l2 / 4 };
         // A multiple of every usual tile's height.
         let block = (budget / size_of::<f32>() / c_in).next_multiple_of(84).max(84);
-        Ok(PointwisePlan { op: self.clone(), input, output, block })
+        let flops = self.flops(shape)?;
+        Ok(PointwisePlan { op: self.clone(), input, output, flops, block })
     }
 
     /// Floating-point operations for images of `shape`: two per multiply-add.
@@ -118,10 +119,27 @@ pub struct PointwisePlan {
     op: Pointwise,
     input: usize,
     output: usize,
+    flops: u64,
     block: usize,
 }
 
 impl PointwisePlan {
+    /// f32 that the input of a run has.
+    pub fn input_len(&self) -> usize {
+        self.input
+    }
+
+    /// f32 that the output of a run has.
+    pub fn output_len(&self) -> usize {
+        self.output
+    }
+
+    /// Floating-point operations of a run: two per multiply-add, padded taps
+    /// counted too, as is usual.
+    pub fn flops(&self) -> u64 {
+        self.flops
+    }
+
     /// Convolves `input`, `[batch][height][width][c_in]`, into `output`,
     /// `[batch][height][width][c_out]`. Allocates nothing.
     ///
