@@ -149,9 +149,11 @@ unsafe fn select<S: Lanes, const K: usize, const SX: usize, const NARROW: bool>(
                 $(
                     // Instances wider than a tile gets are empty.
                     ($columns, _) if const { $columns > S::DEPTHWISE_COLUMNS } => {}
-                    // Only full tiles have an instance without border tests.
+                    // Where a loop over taps is spelled out, border tests cost little
+                    // and keep the compiler from moving all loads to the front, which
+                    // would spill; the loop for any window does without where it can.
                     // SAFETY: as this function's, passed on.
-                    ($columns, true) if const { $columns >= 7 } => unsafe {
+                    ($columns, true) if const { K == 0 } => unsafe {
                         tile::<S, K, SX, NARROW, $columns, false>(s, args, line, vectors, column)
                     },
                     // SAFETY: as this function's, passed on.
