@@ -38,6 +38,7 @@ unsafe impl Lanes for Avx512 {
     const NAME: &'static str = "avx512";
     const POINTWISE_ROWS: [usize; MAX_VECTORS] = [14, 14, 9, 0];
     const POINTWISE_VECTORS: usize = 2;
+    const STEPS_APART: bool = true;
     const DEPTHWISE_COLUMNS: usize = 14;
 
     #[inline(always)]
