@@ -6,6 +6,7 @@
 //! tap rows; every output still sums its taps in the same order.
 
 use core::ops::Range;
+use core::sync::atomic::{Ordering, compiler_fence};
 
 use crate::activation::Activation;
 use crate::pack::PackedDepthwise;
@@ -42,6 +43,10 @@ pub(crate) struct Args<'a> {
     pub(crate) activation: Activation,
 }
 
+/// The most input rows and columns that a tile reads.
+const MAX_LINES: usize = 9;
+const MAX_COLUMNS: usize = 21;
+
 /// Computes the output rows `rows`.
 ///
 /// # Safety
@@ -51,13 +56,13 @@ pub(crate) struct Args<'a> {
 /// touches it.
 pub(crate) unsafe fn rows<S: Lanes>(s: S, args: &Args<'_>, rows: Range<usize>) {
     let window = args.window;
-    let run = match (window.kernel, window.stride[1], window.dilation) {
-        ([3, 3], 1, [1, 1]) => run::<S, 3, 1, false>,
-        ([3, 3], 2, [1, 1]) => run::<S, 3, 2, false>,
-        ([5, 5], 1, [1, 1]) => run::<S, 5, 1, false>,
-        ([5, 5], 2, [1, 1]) => run::<S, 5, 2, false>,
-        ([7, 7], 1, [1, 1]) => run::<S, 7, 1, false>,
-        ([7, 7], 2, [1, 1]) => run::<S, 7, 2, false>,
+    let run = match (window.kernel, window.stride, window.dilation) {
+        ([3, 3], [1, 1], [1, 1]) => run::<S, 3, 1, false>,
+        ([3, 3], [2, 2], [1, 1]) => run::<S, 3, 2, false>,
+        ([5, 5], [1, 1], [1, 1]) => run::<S, 5, 1, false>,
+        ([5, 5], [2, 2], [1, 1]) => run::<S, 5, 2, false>,
+        ([7, 7], [1, 1], [1, 1]) => run::<S, 7, 1, false>,
+        ([7, 7], [2, 2], [1, 1]) => run::<S, 7, 2, false>,
         _ => run::<S, 0, 0, false>,
     };
     let narrow = args.input_lanes.min(args.output_lanes) < S::LANES;
@@ -72,54 +77,171 @@ pub(crate) unsafe fn rows<S: Lanes>(s: S, args: &Args<'_>, rows: Range<usize>) {
     }
 }
 
-/// One row of tiles: where it writes and which tap rows are inside the image.
-struct Line {
+/// The rows and columns of the largest tile of a `K` x `K` window with strides
+/// `ST`; `K = 0` is any window.
+const fn largest<S: Lanes, const K: usize, const ST: usize>() -> [usize; 2] {
+    match (K, ST) {
+        (0, _) => [1, 7],
+        (3, _) => S::DEPTHWISE_TILES[0],
+        (5, _) => S::DEPTHWISE_TILES[1],
+        (7, 1) => S::DEPTHWISE_TILES[2],
+        // Too rare to build the larger ones.
+        _ => [1, S::DEPTHWISE_TILES[2][1]],
+    }
+}
+
+/// Whether the input columns of a tile's row fit the registers beside its outputs
+/// and a weight for each of its rows.
+const fn row_fits<S: Lanes>(k: usize, stride: usize, rows: usize, columns: usize) -> bool {
+    rows * columns + (columns - 1) * stride + k + rows <= S::REGISTERS
+}
+
+/// Where a row of tiles reads and writes.
+struct Rows {
     output: *mut f32,
+    /// The input rows that the tiles read, null outside the image; for `K = 0`
+    /// unused.
+    lines: [*const f32; MAX_LINES],
+    /// For `K = 0`: the tap rows inside the image, and the row of the input's
+    /// buffer that the first of them reads.
     taps: Range<usize>,
-    /// Row of the input's buffer that the first of them reads.
     slot: usize,
 }
 
-/// Rows of tiles for a `K` x `K` window with horizontal stride `SX`; `K = 0` is
-/// any window. `NARROW` is for a vector that is not whole.
-unsafe fn run<S: Lanes, const K: usize, const SX: usize, const NARROW: bool>(
+impl Rows {
+    #[inline(always)]
+    fn new<const K: usize, const ST: usize>(
+        args: &Args<'_>,
+        row: usize,
+        count: usize,
+        output: *mut f32,
+    ) -> Self {
+        let window = args.window;
+        let (height, before) = (window.input.height, window.before[0]);
+        let top = row * window.stride[0];
+        if K == 0 {
+            // Tap rows inside: 0 <= top + ky * dilation - before < height.
+            let dilation = window.dilation[0];
+            let end = (height + before).saturating_sub(top);
+            let taps = before.saturating_sub(top).div_ceil(dilation)
+                ..end.div_ceil(dilation).min(window.kernel[0]);
+            let slot = (top + taps.start * dilation).wrapping_sub(before) % args.ring;
+            return Self { output, lines: [core::ptr::null(); MAX_LINES], taps, slot };
+        }
+        let mut slot = top.saturating_sub(before) % args.ring;
+        let lines = core::array::from_fn(|i| {
+            let inside = i < (count - 1) * ST + K && (before..height + before).contains(&(top + i));
+            if !inside {
+                return core::ptr::null();
+            }
+            let line = args.input.wrapping_add(slot * args.input_row);
+            slot = if slot + 1 == args.ring { 0 } else { slot + 1 };
+            line
+        });
+        Self { output, lines, taps: 0..0, slot: 0 }
+    }
+}
+
+/// Rows of tiles for a `K` x `K` window with both strides `ST`; `K = 0` is any
+/// window. `NARROW` is for a vector that is not whole.
+unsafe fn run<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
     s: S,
     args: &Args<'_>,
     vectors: Range<usize>,
     rows: Range<usize>,
 ) {
+    let width = args.window.output.width;
+    let [tallest, widest] = const { largest::<S, K, ST>() };
+    // Tiles of 7 columns, as the maps of most networks divide, else of 4; then
+    // what is left over.
+    let columns = if widest >= 7 && width.is_multiple_of(7) { 7 } else { 4 };
+    let (tiles, rest) = (width / columns, width % columns);
+    for first in vectors.clone().step_by(args.block) {
+        let vectors = first..(first + args.block).min(vectors.end);
+        let mut row = rows.start;
+        while row < rows.end {
+            let count = if rows.end - row >= tallest { tallest } else { 1 };
+            let output = args.output.wrapping_add((row - rows.start) * args.output_row);
+            let line = Rows::new::<K, ST>(args, row, count, output);
+            // SAFETY: these rows and vectors are the caller's, and so are the columns:
+            // tiles * columns + rest make the output's width.
+            unsafe {
+                if tiles > 0 {
+                    let strip = select::<S, K, ST, NARROW>(count, columns);
+                    strip(s, args, &line, vectors.clone(), 0, tiles);
+                }
+                if rest > 0 {
+                    let strip = select::<S, K, ST, NARROW>(count, rest);
+                    strip(s, args, &line, vectors.clone(), width - rest, 1);
+                }
+            }
+            row += count;
+        }
+    }
+}
+
+type Strip<S> = unsafe fn(S, &Args<'_>, &Rows, Range<usize>, usize, usize);
+
+/// The instance for tiles of `rows` by `columns` outputs: the table of all
+/// depthwise kernels.
+fn select<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
+    rows: usize,
+    columns: usize,
+) -> Strip<S> {
+    macro_rules! table {
+        ($($columns:literal)*) => {
+            match (rows, columns) {
+                $((1, $columns) => strip::<S, K, ST, NARROW, 1, $columns>,)*
+                $((2, $columns) => strip::<S, K, ST, NARROW, 2, $columns>,)*
+                _ => unreachable!("no depthwise tile is {rows} x {columns}"),
+            }
+        };
+    }
+    table!(1 2 3 4 7)
+}
+
+/// `tiles` tiles of `R` rows and `C` columns side by side, from `column` on, for
+/// some vectors.
+///
+/// # Safety
+/// As for [`rows`].
+unsafe fn strip<
+    S: Lanes,
+    const K: usize,
+    const ST: usize,
+    const NARROW: bool,
+    const R: usize,
+    const C: usize,
+>(
+    s: S,
+    args: &Args<'_>,
+    rows: &Rows,
+    vectors: Range<usize>,
+    column: usize,
+    tiles: usize,
+) {
+    // Instances larger than a tile gets are empty.
+    if const { R > largest::<S, K, ST>()[0] || C > largest::<S, K, ST>()[1] } {
+        return;
+    }
     let window = args.window;
-    let width = window.output.width;
-    // The widest tile where it divides the row, else tiles of nearly equal width.
-    let widest = S::DEPTHWISE_COLUMNS;
-    let widest = if width.is_multiple_of(widest) { widest } else { widest.min(7) };
-    let tiles = width.div_ceil(widest);
-    let (columns, wider) = (width / tiles, width % tiles);
+    let (left, right) = (window.before[1], window.before[1] + window.input.width);
+    let whole = K > 0
+        && row_fits::<S>(K, ST, R, C)
+        && rows.lines[..(R - 1) * ST + K].iter().all(|line| !line.is_null());
     s.enter(
         #[inline(always)]
         || {
-            for first in vectors.clone().step_by(args.block) {
-                let vectors = first..(first + args.block).min(vectors.end);
-                for row in rows.clone() {
-                    // Tap rows inside: 0 <= top + ky * dilation - before < height.
-                    let top = row * window.stride[0];
-                    let (before, dilation) = (window.before[0], window.dilation[0]);
-                    let end = (window.input.height + before).saturating_sub(top);
-                    let taps = before.saturating_sub(top).div_ceil(dilation)
-                        ..end.div_ceil(dilation).min(window.kernel[0]);
-                    let slot = (top + taps.start * dilation).wrapping_sub(before) % args.ring;
-                    let output = args.output.wrapping_add((row - rows.start) * args.output_row);
-                    let line = Line { output, taps, slot };
-                    let mut column = 0;
-                    for tile in 0..tiles {
-                        let columns = columns + usize::from(tile < wider);
-                        // SAFETY: this row and these vectors are the caller's, these
-                        // columns are below the output's width.
-                        unsafe {
-                            let vectors = vectors.clone();
-                            select::<S, K, SX, NARROW>(s, args, &line, vectors, column, columns);
-                        }
-                        column += columns;
+            for i in 0..tiles {
+                let column = column + i * C;
+                let inside = column * ST >= left && (column + C - 1) * ST + K <= right;
+                let vectors = vectors.clone();
+                // SAFETY: the caller vouches for `tiles` tiles.
+                unsafe {
+                    if whole && inside {
+                        tile::<S, K, ST, NARROW, R, C, false>(s, args, rows, vectors, column);
+                    } else {
+                        tile::<S, K, ST, NARROW, R, C, true>(s, args, rows, vectors, column);
                     }
                 }
             }
@@ -127,154 +249,237 @@ unsafe fn run<S: Lanes, const K: usize, const SX: usize, const NARROW: bool>(
     );
 }
 
-/// # Safety
-/// As for [`rows`], for one row and `columns` columns from `column` on.
-#[inline(always)]
-unsafe fn select<S: Lanes, const K: usize, const SX: usize, const NARROW: bool>(
-    s: S,
-    args: &Args<'_>,
-    line: &Line,
-    vectors: Range<usize>,
-    column: usize,
-    columns: usize,
-) {
-    let window = args.window;
-    let extent = (window.kernel[1] - 1) * window.dilation[1] + 1;
-    let first = column * window.stride[1];
-    let end = (column + columns - 1) * window.stride[1] + extent;
-    let inside = first >= window.before[1] && end <= window.input.width + window.before[1];
-    macro_rules! table {
-        ($($columns:literal)*) => {
-            match (columns, inside) {
-                $(
-                    // Instances wider than a tile gets are empty.
-                    ($columns, _) if const { $columns > S::DEPTHWISE_COLUMNS } => {}
-                    // Where a loop over taps is spelled out, border tests cost little
-                    // and keep the compiler from moving all loads to the front, which
-                    // would spill; the loop for any window does without where it can.
-                    // SAFETY: as this function's, passed on.
-                    ($columns, true) if const { K == 0 } => unsafe {
-                        tile::<S, K, SX, NARROW, $columns, false>(s, args, line, vectors, column)
-                    },
-                    // SAFETY: as this function's, passed on.
-                    ($columns, _) => unsafe {
-                        tile::<S, K, SX, NARROW, $columns, true>(s, args, line, vectors, column)
-                    },
-                )*
-                _ => {}
-            }
-        };
-    }
-    table!(1 2 3 4 5 6 7 14)
-}
-
-/// `COLUMNS` outputs of a row from `column` on, for some vectors; `EDGE` where
-/// some of their taps may fall beside the image.
+/// `R` rows of `C` outputs from `column` on, for some vectors.
 ///
 /// # Safety
-/// As for [`select`].
+/// As for [`rows`].
 #[inline(always)]
 unsafe fn tile<
     S: Lanes,
     const K: usize,
-    const SX: usize,
+    const ST: usize,
     const NARROW: bool,
-    const COLUMNS: usize,
+    const R: usize,
+    const C: usize,
     const EDGE: bool,
 >(
     s: S,
     args: &Args<'_>,
-    line: &Line,
+    rows: &Rows,
     vectors: Range<usize>,
     column: usize,
 ) {
     let window = args.window;
-    let kernel_w = if K == 0 { window.kernel[1] } else { K };
-    let [dilation_y, dilation_x] = if K == 0 { window.dilation } else { [1, 1] };
-    let stride_x = if K == 0 { window.stride[1] } else { SX };
-
-    // Columns are counted from the tile's first tap, which in an edge tile may
-    // lie to the left of the image; hence pointers formed without `add`.
+    let taps = window.kernel[0] * window.kernel[1];
+    let stride_x = if K == 0 { window.stride[1] } else { ST };
+    // Columns are counted from the tile's first tap, which may lie to the left of
+    // the image; hence pointers formed without `add`.
     let (first, left) = (column * stride_x, window.before[1]);
     let inside = left.saturating_sub(first)..(window.input.width + left).saturating_sub(first);
-    let corner =
-        args.input.wrapping_add(first * args.input_column).wrapping_sub(left * args.input_column);
-    let load = |p: *const f32| {
-        // SAFETY: `p` is a pixel inside the image, valid for input_lanes.
-        unsafe { if NARROW { s.load_first(p, args.input_lanes) } else { s.load(p) } }
-    };
-    let taps = window.kernel[0] * kernel_w;
+    let corner = first.wrapping_sub(left).wrapping_mul(args.input_column);
     let bounds = args.activation.bounds();
+    let (lo, hi) = bounds.map_or((0.0, 0.0), |[lo, hi]| (lo, hi));
+    let (lo, hi) = (s.splat(lo), s.splat(hi));
+    let (output_row, output_column) = (args.output_row, args.output_column);
 
     for vector in vectors {
-        let corner = corner.wrapping_add(vector * args.input_vector);
+        let offset = corner.wrapping_add(vector * args.input_vector);
         // SAFETY: bias and weights are packed in whole vectors, `taps` of them to
         // each vector of channels.
-        let (bias, weight) = unsafe {
+        let (bias, weights) = unsafe {
             let weights = args.weights.add(vector * taps * S::LANES);
-            (s.load(args.bias.add(vector * S::LANES)), move |tap: usize| {
-                s.load(weights.add(tap * S::LANES))
-            })
+            (s.load(args.bias.add(vector * S::LANES)), weights)
         };
-
-        let mut acc = [bias; COLUMNS];
-        let mut slot = line.slot;
-        for ky in line.taps.clone() {
-            let input = corner.wrapping_add(slot * args.input_row);
+        let mut acc = [[bias; C]; R];
+        // SAFETY: the rows are inside the image or null; columns outside are skipped.
+        unsafe {
             if K == 0 {
-                for kx in 0..kernel_w {
-                    let w = weight(ky * kernel_w + kx);
-                    for (i, acc) in acc.iter_mut().enumerate() {
-                        let tap = i * stride_x + kx * dilation_x;
-                        if !EDGE || inside.contains(&tap) {
-                            let x = load(input.wrapping_add(tap * args.input_column));
-                            *acc = s.mul_add(x, w, *acc);
-                        }
-                    }
-                }
+                any_window::<S, NARROW, C>(s, args, rows, offset, &inside, weights, &mut acc[0]);
             } else {
-                // Each input column is loaded once and meets the outputs it
-                // reaches; the row's weights stay in registers.
-                let w: [S::V; K] = core::array::from_fn(|kx| weight(ky * K + kx));
-                // Spelled out, since a loop of this size does not always unroll.
-                macro_rules! columns {
-                    ($($tap:literal)*) => {$(
-                        if const { $tap < (COLUMNS - 1) * SX + K } {
-                            if !EDGE || inside.contains(&$tap) {
-                                let x = load(input.wrapping_add($tap * args.input_column));
-                                for (kx, &w) in w.iter().enumerate() {
-                                    let i = ($tap as usize).wrapping_sub(kx) / SX;
-                                    if $tap >= kx && ($tap - kx) % SX == 0 && i < COLUMNS {
-                                        acc[i] = s.mul_add(x, w, acc[i]);
-                                    }
-                                }
+                macro_rules! lines {
+                    ($($line:literal)*) => {$(
+                        if const { K > 0 && $line < (R - 1) * ST + K } {
+                            let input = rows.lines[$line].wrapping_add(offset);
+                            let step = args.input_column;
+                            if const { !EDGE && row_fits::<S>(K, ST, R, C) } {
+                                line::<S, K, ST, R, C, $line>(s, input, step, weights, &mut acc);
+                            } else if !rows.lines[$line].is_null() {
+                                edge_line::<S, K, ST, R, C, $line>(s, input, step, &inside, weights, &mut acc);
                             }
                         }
                     )*};
                 }
-                columns!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26
-                    27 28 29 30 31 32);
-            }
-            slot += dilation_y;
-            if slot >= args.ring {
-                slot %= args.ring;
+                lines!(0 1 2 3 4 5 6 7 8);
             }
         }
 
         let output =
-            line.output.wrapping_add(column * args.output_column + vector * args.output_vector);
-        let (lo, hi) = bounds.map_or((0.0, 0.0), |[lo, hi]| (lo, hi));
-        let (lo, hi) = (s.splat(lo), s.splat(hi));
-        for (i, &acc) in acc.iter().enumerate() {
-            let y = if bounds.is_some() { s.min(hi, s.max(lo, acc)) } else { acc };
-            let p = output.wrapping_add(i * args.output_column);
-            // SAFETY: column i of the tile is one of the output's.
-            unsafe { if NARROW { s.store_first(p, y, args.output_lanes) } else { s.store(p, y) } }
+            rows.output.wrapping_add(column * args.output_column + vector * args.output_vector);
+        let at = |r: usize, c: usize| output.wrapping_add(r * output_row + c * output_column);
+        for (r, row) in acc.iter().enumerate() {
+            for (c, &acc) in row.iter().enumerate() {
+                let y = if bounds.is_some() { s.min(hi, s.max(lo, acc)) } else { acc };
+                // SAFETY: this row and column of the tile are among the output's.
+                unsafe {
+                    if NARROW {
+                        s.store_first(at(r, c), y, args.output_lanes);
+                    } else {
+                        s.store(at(r, c), y);
+                    }
+                }
+            }
         }
         if bounds.is_none() {
             let lanes = if NARROW { args.output_lanes } else { S::LANES };
-            // SAFETY: the pixels just written.
-            unsafe { activate(s, args, output, COLUMNS, lanes) }
+            for r in 0..R {
+                // SAFETY: the pixels just written.
+                unsafe { activate(s, args, at(r, 0), C, lanes) }
+            }
+        }
+    }
+}
+
+/// What input row `LINE` of a tile adds to its outputs. Each input column is
+/// loaded once and meets the outputs it reaches; the weights of the tap rows stay
+/// in registers meanwhile.
+///
+/// # Safety
+/// `input` is column 0 of the row, valid for a vector in each column `inside`,
+/// `step` apart; `weights` for `K * K` vectors.
+#[inline(always)]
+unsafe fn edge_line<
+    S: Lanes,
+    const K: usize,
+    const ST: usize,
+    const R: usize,
+    const C: usize,
+    const LINE: usize,
+>(
+    s: S,
+    input: *const f32,
+    step: usize,
+    inside: &Range<usize>,
+    weights: *const f32,
+    acc: &mut [[S::V; C]; R],
+) {
+    // The tap row with which output row r meets this input row, if any.
+    let tap_row = |r: usize| LINE.checked_sub(r * ST).filter(|&ky| ky < K);
+    let w: [[S::V; K]; R] = core::array::from_fn(|r| {
+        core::array::from_fn(|kx| match tap_row(r) {
+            // SAFETY: tap (ky, kx) is one of K * K.
+            Some(ky) => unsafe { s.load(weights.add((ky * K + kx) * S::LANES)) },
+            None => s.splat(0.0),
+        })
+    });
+    // Spelled out, since a loop of this size does not always unroll.
+    macro_rules! columns {
+        ($($x:literal)*) => {$(
+            // Padding is less than the kernel: only the first K - 1 columns can be
+            // left of the image, only those past the last output's first tap right.
+            if const { $x < (C - 1) * ST + K }
+                && ($x + 1 >= K || $x >= inside.start)
+                && ($x < (C - 1) * ST + 1 || $x < inside.end)
+            {
+                // SAFETY: the column is inside.
+                let x = unsafe { s.load(input.wrapping_add($x * step)) };
+                for r in 0..R {
+                    if tap_row(r).is_some() {
+                        for kx in 0..K {
+                            let c = ($x as usize).wrapping_sub(kx) / ST;
+                            if $x >= kx && ($x - kx) % ST == 0 && c < C {
+                                acc[r][c] = s.mul_add(x, w[r][kx], acc[r][c]);
+                            }
+                        }
+                    }
+                }
+            }
+        )*};
+    }
+    columns!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20);
+}
+
+/// What input row `LINE` of a tile away from the borders adds to its outputs.
+///
+/// # Safety
+/// As for [`edge_line`], with all columns inside.
+#[inline(always)]
+unsafe fn line<
+    S: Lanes,
+    const K: usize,
+    const ST: usize,
+    const R: usize,
+    const C: usize,
+    const LINE: usize,
+>(
+    s: S,
+    input: *const f32,
+    step: usize,
+    weights: *const f32,
+    acc: &mut [[S::V; C]; R],
+) {
+    // SAFETY: column x is inside.
+    let load = |x: usize| unsafe { s.load(input.wrapping_add(x * step)) };
+    compiler_fence(Ordering::SeqCst);
+    let xs: [S::V; MAX_COLUMNS] =
+        core::array::from_fn(|x| if x < (C - 1) * ST + K { load(x) } else { s.splat(0.0) });
+    macro_rules! taps {
+        ($($kx:literal)*) => {$(
+            if const { $kx < K } {
+                compiler_fence(Ordering::SeqCst);
+                for r in 0..R {
+                    if LINE >= r * ST && LINE - r * ST < K {
+                        // SAFETY: one of K * K taps.
+                        let w = unsafe { s.load(weights.add(((LINE - r * ST) * K + $kx) * S::LANES)) };
+                        for c in 0..C {
+                            acc[r][c] = s.mul_add(xs[c * ST + $kx], w, acc[r][c]);
+                        }
+                    }
+                }
+            }
+        )*};
+    }
+    taps!(0 1 2 3 4 5 6);
+}
+
+/// What a window of any kind adds to a row of outputs, its taps in a loop.
+///
+/// # Safety
+/// The pixels of the tap rows are valid in the columns `inside`, `offset` from
+/// where their rows start; `weights` is for all taps.
+#[inline(always)]
+unsafe fn any_window<S: Lanes, const NARROW: bool, const C: usize>(
+    s: S,
+    args: &Args<'_>,
+    rows: &Rows,
+    offset: usize,
+    inside: &Range<usize>,
+    weights: *const f32,
+    acc: &mut [S::V; C],
+) {
+    let Placed { kernel, stride, dilation, .. } = *args.window;
+    let all_inside =
+        inside.start == 0 && inside.end > (C - 1) * stride[1] + (kernel[1] - 1) * dilation[1];
+    let mut slot = rows.slot;
+    for ky in rows.taps.clone() {
+        let input = args.input.wrapping_add(slot * args.input_row).wrapping_add(offset);
+        for kx in 0..kernel[1] {
+            // SAFETY: one of the window's taps.
+            let w = unsafe { s.load(weights.add((ky * kernel[1] + kx) * S::LANES)) };
+            for (c, acc) in acc.iter_mut().enumerate() {
+                let x = c * stride[1] + kx * dilation[1];
+                if all_inside || inside.contains(&x) {
+                    let p = input.wrapping_add(x * args.input_column);
+                    // SAFETY: `p` is a pixel inside the image, valid for input_lanes.
+                    let x = unsafe {
+                        if NARROW { s.load_first(p, args.input_lanes) } else { s.load(p) }
+                    };
+                    *acc = s.mul_add(x, w, *acc);
+                }
+            }
+        }
+        slot += dilation[0];
+        if slot >= args.ring {
+            slot %= args.ring;
         }
     }
 }

@@ -48,6 +48,8 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// The name in kernel names and in `MBCONV_ISA`.
     const NAME: &'static str;
+    /// Vector registers.
+    const REGISTERS: usize;
     /// Pointwise tiles: entry `v - 1` is the most rows that a tile of `v`
     /// vectors keeps in registers without a spill; 0 where such a tile is not
     /// used.
@@ -59,8 +61,9 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
     /// onto the stack (AVX-512's 13 x 2: 84 moves to and fro, 0 with this); where
     /// it does not, this only ties its hands.
     const STEPS_APART: bool = false;
-    /// Output columns that a depthwise tile keeps in registers.
-    const DEPTHWISE_COLUMNS: usize;
+    /// Depthwise tiles of 3x3, 5x5 and 7x7 windows: the rows (1 or 2) and columns
+    /// of outputs that stay in registers beside the weights of a tap row each.
+    const DEPTHWISE_TILES: [[usize; 2]; 3];
 
     /// Runs `f` compiled for this instruction set: the one boundary across
     /// which target features change. All of `f` must be `inline(always)`.

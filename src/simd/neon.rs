@@ -27,9 +27,10 @@ unsafe impl Lanes for Neon {
     const LANES: usize = 4;
     const NAME: &'static str = "neon";
     // A row also holds one register of K_STEP inputs for the lane multiply-adds.
+    const REGISTERS: usize = 32;
     const POINTWISE_ROWS: [usize; MAX_VECTORS] = [8, 8, 7, 5];
     const POINTWISE_VECTORS: usize = 4;
-    const DEPTHWISE_COLUMNS: usize = 14;
+    const DEPTHWISE_TILES: [[usize; 2]; 3] = [[2, 7], [2, 7], [2, 7]];
 
     #[inline(always)]
     fn enter<R>(self, f: impl FnOnce() -> R) -> R {

@@ -16,9 +16,10 @@ unsafe impl Lanes for Portable {
     type V = f32x4;
     const LANES: usize = 4;
     const NAME: &'static str = "portable";
+    const REGISTERS: usize = 16;
     const POINTWISE_ROWS: [usize; MAX_VECTORS] = [8, 4, 3, 0];
     const POINTWISE_VECTORS: usize = 2;
-    const DEPTHWISE_COLUMNS: usize = 7;
+    const DEPTHWISE_TILES: [[usize; 2]; 3] = [[1, 4], [1, 4], [1, 4]];
 
     // `wide` chooses its instructions when it is compiled, so there is no
     // feature to enter.
