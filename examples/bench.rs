@@ -44,7 +44,8 @@ usage: bench [LIST|FILE|BLOCK]... [OPTION]...
                         repeated (default: fused, unfused and auto)
   --tiles               also times tiles of 1..56 rows and 1/1..1/6 of the expanded
                         channels, and holds the best against auto; in CSV all of them
-  --cold                walks over more memory than the caches hold before each call
+  --cold                walks over more memory than the caches hold before each call,
+                        then lets the core settle with multiply-adds
   --rounds N            turns that each variant has (default: 21)
   --threads N           1: there are no more yet
   --csv                 CSV on stdout, everything else on stderr
