@@ -1,9 +1,9 @@
 //! Runs block cases and says how far each output is from the expected one.
 //!
 //! `cargo run --release --example check_case -- FILE... [--isa ISA]... [--schedule
-//! auto|fused|unfused] [--json]`; `--isa all` is every instruction set of this
-//! CPU. Exits with 1 when a case fails or is not supported, with 2 when a file
-//! is not a case or the command line is wrong.
+//! auto|fused|unfused|ROWSxCHANNELS] [--json]`; `--isa all` is every instruction
+//! set of this CPU. Exits with 1 when a case fails or is not supported, with 2
+//! when a file is not a case or the command line is wrong.
 
 #[path = "support/case.rs"]
 mod case;
@@ -22,8 +22,9 @@ use deviation::Deviation;
 use mbconv::{Isa, Schedule};
 use serde_json::json;
 
-const USAGE: &str =
-    "usage: check_case FILE... [--isa ISA|all]... [--schedule auto|fused|unfused] [--json]";
+const USAGE: &str = "\
+usage: check_case FILE... [--isa ISA|all]... [--schedule auto|fused|unfused|ROWSxCHANNELS]
+                  [--json]";
 /// Relative to the largest expected output.
 const TOLERANCE: f64 = 2e-5;
 

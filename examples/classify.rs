@@ -1,7 +1,7 @@
 //! Classifies a photo with EfficientNet-Lite0 on ImageNet's 1000 classes.
 //!
 //! `cargo run --release --example classify -- PHOTO [--weights DIR] [--isa ISA]
-//! [--schedule auto|fused|unfused]`, after `python3
+//! [--schedule auto|fused|unfused|ROWSxCHANNELS]`, after `python3
 //! examples/fetch_efficientnet_lite0.py`. PHOTO is a JPEG, a PNG or a `.rgb` of
 //! 224 x 224 x 3 bytes.
 
@@ -23,8 +23,8 @@ use image::imageops::FilterType;
 use mbconv::{Isa, Schedule};
 use timing::interleaved;
 
-const USAGE: &str =
-    "usage: classify PHOTO [--weights DIR] [--isa ISA] [--schedule auto|fused|unfused]";
+const USAGE: &str = "\
+usage: classify PHOTO [--weights DIR] [--isa ISA] [--schedule auto|fused|unfused|ROWSxCHANNELS]";
 const CRATE: &str = env!("CARGO_MANIFEST_DIR");
 const RUNS: usize = 15;
 

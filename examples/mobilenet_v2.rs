@@ -8,10 +8,10 @@
 mod deviation;
 #[path = "support/network.rs"]
 mod network;
-#[path = "support/random.rs"]
-mod random;
 #[path = "support/timing.rs"]
 mod timing;
+#[path = "support/workloads.rs"]
+mod workloads;
 
 use std::error::Error;
 use std::io::IsTerminal;
@@ -20,98 +20,27 @@ use std::process::ExitCode;
 use deviation::Deviation;
 use indicatif::{ProgressBar, ProgressStyle};
 use mbconv::{
-    Activation::Relu6, BottleneckParams, BottleneckPlan, DepthwiseParams, InvertedBottleneck, Isa,
-    Padding, PlanOptions, Pointwise, PointwiseParams, Schedule, Shape, measure_peak, reference,
+    Activation::Relu6, BottleneckPlan, InvertedBottleneck, Isa, PlanOptions, Pointwise, Schedule,
+    Shape, measure_peak, reference,
 };
 use network::{IMAGE, Layers, Network, PATCH};
-use random::Random;
 use timing::interleaved;
+use workloads::layers::{Layer, Loaded};
+use workloads::random::Random;
+use workloads::{Workload, lists};
 
-/// Expansion, output channels, repeats, first stride: table 2 of the paper.
-const STAGES: [[usize; 4]; 7] = [
-    [1, 16, 1, 1],
-    [6, 24, 2, 2],
-    [6, 32, 3, 2],
-    [6, 64, 4, 2],
-    [6, 96, 3, 1],
-    [6, 160, 3, 2],
-    [6, 320, 1, 1],
-];
 /// Relative to the largest output of a block.
 const TOLERANCE: f64 = 2e-5;
 const ROUNDS: usize = 21;
 const SLICE_US: f64 = 2000.0;
 
-/// The weights of a layer: uniform, scaled so that activations keep their size.
-struct Layer {
-    weights: Vec<f32>,
-    bias: Vec<f32>,
-}
-
-impl Layer {
-    fn new(random: &mut Random, fan_in: usize, channels: usize) -> Self {
-        let scale = (6.0 / fan_in as f32).sqrt();
-        let weights = random.vec(fan_in * channels, scale);
-        Self { weights, bias: random.vec(channels, 0.1) }
-    }
-
-    fn pointwise(&self, c_in: usize, c_out: usize) -> PointwiseParams<'_> {
-        PointwiseParams::new(c_in, c_out, &self.weights).bias(&self.bias)
-    }
-}
-
-/// One inverted bottleneck with its weights.
-struct Block {
-    /// Input, expanded and output channels.
-    c: [usize; 3],
-    side: usize,
-    stride: usize,
-    expand: Option<Layer>,
-    depthwise: Layer,
-    project: Layer,
-}
-
-impl Block {
-    fn params(&self) -> BottleneckParams<'_> {
-        let [c_in, c_mid, c_out] = self.c;
-        let depthwise = DepthwiseParams::new(c_mid, [3, 3], &self.depthwise.weights)
-            .bias(&self.depthwise.bias)
-            .stride([self.stride; 2])
-            .padding(Padding::SameUpper)
-            .activation(Relu6);
-        let params = BottleneckParams::new(depthwise, self.project.pointwise(c_mid, c_out))
-            .residual(self.stride == 1 && c_in == c_out);
-        match &self.expand {
-            Some(expand) => params.expand(expand.pointwise(c_in, c_mid).activation(Relu6)),
-            None => params,
-        }
-    }
-
-    fn shape(&self) -> Shape {
-        Shape::new(1, self.side, self.side)
-    }
-}
-
 /// The 17 blocks.
-fn network(random: &mut Random) -> Vec<Block> {
-    let (mut blocks, mut c_in, mut side) = (Vec::new(), 32, 112);
-    for [t, c_out, repeats, first_stride] in STAGES {
-        for i in 0..repeats {
-            let stride = if i == 0 { first_stride } else { 1 };
-            let c_mid = t * c_in;
-            blocks.push(Block {
-                c: [c_in, c_mid, c_out],
-                side,
-                stride,
-                expand: (t > 1).then(|| Layer::new(random, c_in, c_mid)),
-                depthwise: Layer::new(random, 9, c_mid),
-                project: Layer::new(random, c_mid, c_out),
-            });
-            c_in = c_out;
-            side = side.div_ceil(stride);
-        }
-    }
-    blocks
+fn network(random: &mut Random) -> Vec<Loaded> {
+    let rows = lists::list("mobilenet_v2").unwrap_or_default();
+    rows.iter()
+        .flat_map(|row| core::iter::repeat_n(row, row.repeats))
+        .map(|row| Loaded::new(row.clone(), random))
+        .collect()
 }
 
 /// What the table says of a block.
@@ -124,8 +53,8 @@ struct Row {
     error: f64,
 }
 
-fn measure(block: &Block, isa: Isa, input: &[f32]) -> Result<Row, Box<dyn Error>> {
-    let (params, shape) = (block.params(), block.shape());
+fn measure(block: &Loaded, isa: Isa, input: &[f32]) -> Result<Row, Box<dyn Error>> {
+    let (params, shape) = (block.block(), block.workload.shape());
     let op = InvertedBottleneck::with_isa(&params, isa)?;
     let plan = |schedule| op.plan_with(shape, &PlanOptions::new().schedule(schedule));
     let (auto, fused, unfused) =
@@ -150,9 +79,9 @@ fn measure(block: &Block, isa: Isa, input: &[f32]) -> Result<Row, Box<dyn Error>
     failed?;
     failed2?;
     let best = if auto.is_fused() { times[0] } else { times[1] };
-    let [c_in, c_mid, c_out] = block.c;
+    let Workload { side, stride, c: [c_in, c_mid, c_out], .. } = block.workload;
     Ok(Row {
-        name: format!("{0}x{0} {c_in}-{c_mid}-{c_out} s{1}", block.side, block.stride),
+        name: format!("{side}x{side} {c_in}-{c_mid}-{c_out} s{stride}"),
         gflops: op.flops(shape)? as f64 / best / 1e3,
         auto,
         fused_us: times[0],
@@ -165,14 +94,12 @@ fn measure(block: &Block, isa: Isa, input: &[f32]) -> Result<Row, Box<dyn Error>
 type PointwiseRow = ([usize; 3], f64, f64);
 
 /// The distinct 1x1 layers of the blocks, each alone.
-fn pointwise_rows(blocks: &[Block], isa: Isa) -> Result<Vec<PointwiseRow>, Box<dyn Error>> {
+fn pointwise_rows(blocks: &[Loaded], isa: Isa) -> Result<Vec<PointwiseRow>, Box<dyn Error>> {
     let mut rows: Vec<PointwiseRow> = Vec::new();
     for block in blocks {
-        let [c_in, c_mid, c_out] = block.c;
-        let output = block.side.div_ceil(block.stride);
-        let expand =
-            block.expand.as_ref().map(|e| (block.side, e.pointwise(c_in, c_mid), [c_in, c_mid]));
-        let project = (output, block.project.pointwise(c_mid, c_out), [c_mid, c_out]);
+        let Workload { side, stride, c: [c_in, c_mid, c_out], .. } = block.workload;
+        let expand = block.expand().map(|expand| (side, expand, [c_in, c_mid]));
+        let project = (side.div_ceil(stride), block.project(), [c_mid, c_out]);
         for (side, params, [k, n]) in expand.into_iter().chain([project]) {
             let key = [side * side, k, n];
             if rows.iter().any(|row| row.0 == key) {
@@ -193,12 +120,12 @@ fn pointwise_rows(blocks: &[Block], isa: Isa) -> Result<Vec<PointwiseRow>, Box<d
 }
 
 /// The whole network, from the image to the logits: GFLOP and milliseconds.
-fn whole(blocks: &[Block], isa: Isa, random: &mut Random) -> Result<[f64; 2], Box<dyn Error>> {
+fn whole(blocks: &[Loaded], isa: Isa, random: &mut Random) -> Result<[f64; 2], Box<dyn Error>> {
     let stem = Layer::new(random, PATCH, 32);
     let (head, classifier) = (Layer::new(random, 320, 1280), Layer::new(random, 1280, 1000));
     let layers = Layers {
         stem: stem.pointwise(PATCH, 32).activation(Relu6),
-        blocks: blocks.iter().map(Block::params).collect(),
+        blocks: blocks.iter().map(Loaded::block).collect(),
         head: head.pointwise(320, 1280).activation(Relu6),
         classifier: classifier.pointwise(1280, 1000),
     };
@@ -225,7 +152,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
     let peak = measure_peak(isa);
     let mut rows = Vec::new();
     for block in &blocks {
-        let input = random.vec(block.shape().elements(block.c[0])?, 1.0);
+        let input = random.vec(block.workload.shape().elements(block.workload.c[0])?, 1.0);
         rows.push(measure(block, isa, &input)?);
         progress.set_message(rows[rows.len() - 1].name.clone());
         progress.inc(1);

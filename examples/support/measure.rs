@@ -1,0 +1,195 @@
+//! One workload on one instruction set: its variants in turn, beside the peak.
+
+use core::cell::RefCell;
+
+use mbconv::{Isa, Schedule, Scratch, measure_peak};
+
+use crate::timing::{Flush, Summary, median, samples};
+use crate::workloads::Workload;
+use crate::workloads::layers::{Loaded, Operation, Plan};
+use crate::workloads::random::Random;
+
+/// What a variant fills in a round, in microseconds.
+const SLICE_US: f64 = 2000.0;
+/// Addresses matter modulo the page.
+const PAGE: usize = 4096;
+/// Bytes between the places where a buffer may start.
+const STEP: usize = 16;
+
+/// Output rows of a band, and the parts of the expanded channels in a slab,
+/// that `--tiles` combines.
+const TILE_ROWS: [usize; 10] = [1, 2, 3, 4, 7, 8, 14, 16, 28, 56];
+const TILE_PARTS: [usize; 5] = [1, 2, 3, 4, 6];
+
+/// How to measure.
+pub(crate) struct Method {
+    pub(crate) rounds: usize,
+    /// Of blocks.
+    pub(crate) schedules: Vec<Schedule>,
+    /// Whether to time the planner's neighbourhood too.
+    pub(crate) tiles: bool,
+    /// Empties the caches before each call.
+    pub(crate) flush: Option<Flush>,
+}
+
+/// What was measured of a variant.
+pub(crate) struct Row {
+    pub(crate) variant: String,
+    /// What `auto` chose, in a word.
+    pub(crate) chosen: Option<&'static str>,
+    /// The plan in words, for blocks.
+    pub(crate) explained: Option<String>,
+    /// One of the candidates of `--tiles`.
+    pub(crate) candidate: bool,
+    /// In microseconds.
+    pub(crate) time: Summary,
+    pub(crate) gflops: f64,
+    /// Of the peak measured between the variants.
+    pub(crate) percent: f64,
+    pub(crate) gbps: f64,
+}
+
+struct Variant {
+    name: String,
+    candidate: bool,
+    auto: bool,
+    plan: Plan,
+}
+
+/// Input, output and scratch that all variants share.
+struct Buffers {
+    input: Vec<f32>,
+    output: Vec<f32>,
+    scratch: Scratch,
+}
+
+impl Buffers {
+    fn new(variants: &[Variant], random: &mut Random) -> Self {
+        let longest = |len: fn(&Plan) -> usize| variants.iter().map(|v| len(&v.plan)).max();
+        let longest = |len| longest(len).unwrap_or(0);
+        let room = 2 * PAGE / size_of::<f32>();
+        Self {
+            input: random.vec(longest(Plan::input_len) + room, 1.0),
+            output: vec![0.0; longest(Plan::output_len) + room],
+            scratch: Scratch::new(longest(Plan::scratch_bytes)),
+        }
+    }
+
+    /// Runs where this round has input and output: odd multiples of the step
+    /// visit every place in a page, and two of them every distance.
+    fn run(&mut self, plan: &Plan, round: usize) -> mbconv::Result<()> {
+        let start = |buffer: &[f32], stride: usize| {
+            let offset = round * stride % (PAGE / STEP) * STEP / size_of::<f32>();
+            buffer.as_ptr().align_offset(PAGE) + offset
+        };
+        let (x, y) = (start(&self.input, 37), start(&self.output, 101));
+        let input = &self.input[x..][..plan.input_len()];
+        plan.run(input, &mut self.output[y..][..plan.output_len()], &mut self.scratch)
+    }
+}
+
+pub(crate) fn measure(
+    workload: &Workload,
+    isa: Isa,
+    method: &mut Method,
+) -> mbconv::Result<Vec<Row>> {
+    let mut random = Random::new(1);
+    let loaded = Loaded::new(workload.clone(), &mut random);
+    let operation = loaded.operation(isa)?;
+    let variants = variants(&loaded, &operation, isa, method)?;
+    let buffers = RefCell::new(Buffers::new(&variants, &mut random));
+    let failed = RefCell::new(Ok(()));
+
+    let mut peaks = Vec::new();
+    let mut peak = |_| peaks.push(measure_peak(isa));
+    let mut runs: Vec<_> = variants
+        .iter()
+        .map(|variant| {
+            |round| {
+                if let Err(error) = buffers.borrow_mut().run(&variant.plan, round) {
+                    *failed.borrow_mut() = Err(error);
+                }
+            }
+        })
+        .collect();
+    let mut turns: Vec<&mut dyn FnMut(usize)> = vec![&mut peak];
+    turns.extend(runs.iter_mut().map(|run| run as &mut dyn FnMut(usize)));
+
+    // A second call in a row would be warm.
+    let slice = if method.flush.is_some() { 0.0 } else { SLICE_US };
+    // A call straight after the walk took up to 1.6 times as long as one after
+    // multiply-adds, whether the walk wrote or only read: so each has those first.
+    let mut before = || {
+        if let Some(flush) = &mut method.flush {
+            flush.run();
+            measure_peak(isa);
+        }
+    };
+    let mut times = samples(method.rounds, slice, &mut before, &mut turns).split_off(1);
+    failed.into_inner()?;
+
+    let peak = median(&mut peaks);
+    let row = |(variant, times): (Variant, &mut Vec<f64>)| {
+        let time = Summary::of(times);
+        let gflops = variant.plan.flops() as f64 / time.median / 1e3;
+        let block = match &variant.plan {
+            Plan::Block(plan) => Some(plan),
+            _ => None,
+        };
+        Row {
+            chosen: block.filter(|_| variant.auto).map(|plan| schedule(plan.is_fused())),
+            explained: block.map(|plan| plan.explain()),
+            candidate: variant.candidate,
+            time,
+            gflops,
+            percent: 100.0 * gflops / peak,
+            gbps: loaded.bytes(&operation, &variant.plan) as f64 / time.median / 1e3,
+            variant: variant.name,
+        }
+    };
+    Ok(variants.into_iter().zip(&mut times).map(row).collect())
+}
+
+fn schedule(fused: bool) -> &'static str {
+    if fused { "fused" } else { "unfused" }
+}
+
+fn variants(
+    loaded: &Loaded,
+    operation: &Operation,
+    isa: Isa,
+    method: &Method,
+) -> mbconv::Result<Vec<Variant>> {
+    let variant = |schedule, candidate| -> mbconv::Result<Variant> {
+        let plan = loaded.plan(operation, schedule)?;
+        let name = match schedule {
+            _ if !loaded.workload.kind.is_block() => plan.kernel_name(),
+            Schedule::Fused => String::from("fused"),
+            Schedule::Unfused => String::from("unfused"),
+            Schedule::Tiled { rows, channels } => format!("{rows}x{channels}"),
+            _ => String::from("auto"),
+        };
+        Ok(Variant { name, candidate, auto: schedule == Schedule::Auto, plan })
+    };
+    if !loaded.workload.kind.is_block() {
+        return Ok(vec![variant(Schedule::Auto, false)?]);
+    }
+    let mut variants = Vec::new();
+    for &schedule in &method.schedules {
+        variants.push(variant(schedule, false)?);
+    }
+    if method.tiles {
+        let Workload { side, stride, c: [_, channels, _], .. } = loaded.workload;
+        let (height, panel) = (side.div_ceil(stride), loaded.panel(isa)?);
+        let rows = TILE_ROWS.into_iter().filter(|&rows| rows < height).chain([height]);
+        let mut seen = Vec::new();
+        for (rows, part) in rows.flat_map(|rows| TILE_PARTS.map(|part| (rows, part))) {
+            let channels = channels.div_ceil(part).next_multiple_of(panel).min(channels);
+            if !seen.contains(&(rows, channels)) {
+                seen.push((rows, channels));
+                variants.push(variant(Schedule::Tiled { rows, channels }, true)?);
+            }
+        }
+    }
+    Ok(variants)
+}

@@ -1,0 +1,187 @@
+//! Layers and blocks to time: what they are, and the lines that describe them.
+#![allow(dead_code, reason = "each program uses its part")]
+
+pub(crate) mod layers;
+pub(crate) mod lists;
+pub(crate) mod random;
+
+use core::{error, fmt};
+
+use mbconv::Activation::{self, Identity, Relu6};
+use mbconv::{Depthwise, Isa, Pointwise, Shape};
+
+use layers::Loaded;
+
+/// The columns of a line.
+pub(crate) const COLUMNS: &str = "name kind H C_in C_exp C_out stride kernel";
+/// f32 in the tensors of a workload: 1 GiB, far above any real layer.
+const MOST: usize = 1 << 28;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// 1x1, depthwise, 1x1.
+    Bottleneck,
+    /// Depthwise, 1x1.
+    Separable,
+    Depthwise,
+    Pointwise,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Bottleneck, Self::Separable, Self::Depthwise, Self::Pointwise];
+
+    /// As lines have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bottleneck => "ir",
+            Self::Separable => "ds",
+            Self::Depthwise => "dw",
+            Self::Pointwise => "pw",
+        }
+    }
+
+    pub(crate) fn is_block(self) -> bool {
+        matches!(self, Self::Bottleneck | Self::Separable)
+    }
+}
+
+/// A block or a single layer for square images, batch 1.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Workload {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    /// Rows and columns of the input.
+    pub(crate) side: usize,
+    /// Input, expanded and output channels.
+    pub(crate) c: [usize; 3],
+    pub(crate) stride: usize,
+    /// Rows and columns of the depthwise kernel.
+    pub(crate) kernel: usize,
+    /// After expand and depthwise, and after project.
+    pub(crate) activations: [Activation; 2],
+    pub(crate) residual: bool,
+    /// Whether the network squeezes and excites before it projects, which is left out here.
+    pub(crate) squeezed: bool,
+    /// How often the network has it in a row.
+    pub(crate) repeats: usize,
+}
+
+/// Why a line is no workload.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Error {
+    /// It does not say what a workload is.
+    Malformed(String),
+    /// Of a kind that this crate does not have.
+    Unsupported { name: String, kind: String },
+    /// The crate refuses its sizes.
+    Refused(mbconv::Error),
+    /// It takes more than [`MOST`].
+    TooLarge,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(why) => f.write_str(why),
+            Self::Unsupported { name, kind } => {
+                write!(f, "{name}: kind {kind} is not supported yet")
+            }
+            Self::Refused(error) => error.fmt(f),
+            Self::TooLarge => {
+                write!(f, "its tensors take more than {} MiB", (MOST * size_of::<f32>()) >> 20)
+            }
+        }
+    }
+}
+
+impl error::Error for Error {}
+
+impl From<mbconv::Error> for Error {
+    fn from(error: mbconv::Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl Workload {
+    /// Reads a line of [`COLUMNS`]. What it returns can be loaded, planned and run.
+    ///
+    /// Blocks have relu6 inside, a linear projection, and a residual where the
+    /// shapes allow it; single layers have no activation.
+    pub(crate) fn parse(line: &str) -> Result<Self, Error> {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let &[name, kind, side, c_in, c_exp, c_out, stride, kernel] = &columns[..] else {
+            let n = columns.len();
+            return Err(Error::Malformed(format!("{n} columns, not the 8 of `{COLUMNS}`")));
+        };
+        let number = |column: &str, text: &str| {
+            let wrong = |error| Error::Malformed(format!("{column} is {text:?}: {error}"));
+            text.parse::<usize>().map_err(wrong)
+        };
+        let (side, stride) = (number("H", side)?, number("stride", stride)?);
+        let c = [number("C_in", c_in)?, number("C_exp", c_exp)?, number("C_out", c_out)?];
+        let kernel = number("kernel", kernel)?;
+        let [c_in, c_exp, c_out] = c;
+        let Some(kind) = Kind::ALL.into_iter().find(|known| known.name() == kind) else {
+            return Err(Error::Unsupported { name: name.to_owned(), kind: kind.to_owned() });
+        };
+        let (holds, rule) = match kind {
+            Kind::Bottleneck => (true, ""),
+            Kind::Separable => (c_exp == c_in, "C_exp = C_in"),
+            Kind::Depthwise => (c_exp == c_in && c_out == c_in, "C_in = C_exp = C_out"),
+            Kind::Pointwise => {
+                (c_exp == c_in && [stride, kernel] == [1, 1], "C_exp = C_in, stride 1, kernel 1")
+            }
+        };
+        if !holds {
+            return Err(Error::Malformed(format!("kind {} has {rule}", kind.name())));
+        }
+        let block = kind.is_block();
+        let workload = Self {
+            name: name.to_owned(),
+            kind,
+            side,
+            c,
+            stride,
+            kernel: if block && kernel == 1 { 3 } else { kernel },
+            activations: [if block { Relu6 } else { Identity }, Identity],
+            residual: block && stride == 1 && c_in == c_out,
+            squeezed: false,
+            repeats: 1,
+        };
+        workload.check()?;
+        Ok(workload)
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        Shape::new(1, self.side, self.side)
+    }
+
+    /// Lets the crate judge the sizes before any of them is allocated: a layer
+    /// that is given no weights says how many it wants.
+    fn check(&self) -> Result<(), Error> {
+        let bare = Loaded::bare(self.clone());
+        let isa = Isa::from_name("portable")?;
+        let wanted = |error: Option<mbconv::Error>| match error {
+            Some(mbconv::Error::Length { expected, .. }) => Ok(expected),
+            Some(error) => Err(error),
+            None => Ok(0),
+        };
+        let pointwise = |params| wanted(Pointwise::with_isa(&params, isa).err());
+        let mut elements = bare.expand().map_or(Ok(0), pointwise)?;
+        if self.kind != Kind::Pointwise {
+            let depthwise = Depthwise::with_isa(&bare.depthwise(), isa).err();
+            elements = elements.saturating_add(wanted(depthwise)?);
+        }
+        if self.kind != Kind::Depthwise {
+            elements = elements.saturating_add(pointwise(bare.project())?);
+        }
+        // The stride is not 0: the depthwise layer would have said so.
+        let output = self.side.div_ceil(self.stride);
+        let [c_in, c_exp, c_out] = self.c;
+        for (side, channels) in [(self.side, c_in), (self.side, c_exp), (output, c_out)] {
+            let tensor = Shape::new(1, side, side).elements(channels)?;
+            elements = elements.saturating_add(tensor);
+        }
+        if elements > MOST { Err(Error::TooLarge) } else { Ok(()) }
+    }
+}
