@@ -216,11 +216,13 @@ impl Problem<'_> {
     /// written again for each slab after the first.
     ///
     /// Large maps come out as bands of all channels (a line buffer), small ones as
-    /// slabs of all rows. Ties go to taller bands.
+    /// slabs of all rows. Ties go to taller bands. Depthwise tiles take rows in
+    /// pairs.
     fn fused(&self, l2: usize) -> Tile {
         let whole = self.unfused();
         let [input, output] = self.thin;
-        let candidates = (1..=whole.rows).rev().filter_map(|rows| {
+        let heights = (1..=whole.rows).rev().filter(|&r| r == 1 || r % 2 == 0 || r == whole.rows);
+        let candidates = heights.filter_map(|rows| {
             let vectors = l2 / 2 / self.bytes(&Tile { vectors: 1, ..self.tile(rows, 1) });
             let slabs = whole.vectors.div_ceil(vectors.clamp(1, whole.vectors));
             let bands = whole.rows.div_ceil(rows);

@@ -244,10 +244,11 @@ impl Block<'_> {
                     .add(first * self.depthwise.taps * S::LANES),
                 bias: self.depthwise.bias.as_ptr().add(first * S::LANES),
                 vectors: vectors.len(),
-                block: 1,
+                block: 2,
                 input_lanes: S::LANES,
                 output_lanes: S::LANES,
                 activation: self.depthwise_activation,
+                bounds: self.depthwise_activation.bounds(),
             };
             let args = match self.expand {
                 Some(_) => ring,

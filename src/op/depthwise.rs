@@ -16,7 +16,7 @@ use crate::shape::{Placed, Shape, Window};
 
 /// A depthwise convolution with its weights packed for one instruction set.
 ///
-/// Kernels 3x3, 5x5 and 7x7 with horizontal stride 1 or 2 and no dilation have
+/// Kernels 3x3, 5x5 and 7x7 with stride 1 or 2 on both axes and no dilation have
 /// instances of their own; every other window runs vectorised too, with its
 /// taps in a loop.
 ///

@@ -1,0 +1,283 @@
+//! Depthwise convolution: an image's rows cut into tiles.
+//!
+//! Borders are never padded in memory. Tiles that touch one are instances of their
+//! own, which skip the rows and columns outside the image; the others know nothing
+//! of borders.
+
+mod tile;
+
+use core::ops::Range;
+
+use crate::activation::Activation;
+use crate::pack::PackedDepthwise;
+use crate::shape::Placed;
+use crate::simd::{Kernel, Lanes};
+use tile::{Instance, Lines, Walk, largest, select};
+
+/// Some channel vectors of one image. Strides are in f32.
+#[derive(Clone, Copy)]
+pub(crate) struct Args<'a> {
+    pub(crate) window: &'a Placed,
+    /// Input: row `y`, column `x`, vector `v` is at
+    /// `(y % ring) * input_row + x * input_column + v * input_vector`.
+    pub(crate) input: *const f32,
+    pub(crate) input_row: usize,
+    pub(crate) input_column: usize,
+    pub(crate) input_vector: usize,
+    /// Rows of the input's buffer, which may be fewer than the image has.
+    pub(crate) ring: usize,
+    /// Output, at the first row asked for, with strides likewise.
+    pub(crate) output: *mut f32,
+    pub(crate) output_row: usize,
+    pub(crate) output_column: usize,
+    pub(crate) output_vector: usize,
+    /// The packed weights and bias of the first vector.
+    pub(crate) weights: *const f32,
+    pub(crate) bias: *const f32,
+    pub(crate) vectors: usize,
+    /// Vectors that are computed for a row of tiles before the next row.
+    pub(crate) block: usize,
+    /// Channels of the last vector that exist in input and output, at least 1.
+    pub(crate) input_lanes: usize,
+    pub(crate) output_lanes: usize,
+    pub(crate) activation: Activation,
+    /// The activation's bounds, where it is a clamp.
+    pub(crate) bounds: Option<[f32; 2]>,
+}
+
+/// Computes the output rows `rows`.
+///
+/// # Safety
+/// The pointers of `args` are valid for those rows, for every input row they
+/// read and for all columns and vectors of both, `input_lanes` and
+/// `output_lanes` wide; the output overlaps nothing else, and no other thread
+/// touches it.
+pub(crate) unsafe fn rows<S: Lanes>(s: S, args: &Args<'_>, rows: Range<usize>) {
+    let window = args.window;
+    let run = match (window.kernel, window.stride, window.dilation) {
+        ([3, 3], [1, 1], [1, 1]) => run::<S, 3, 1, false>,
+        ([3, 3], [2, 2], [1, 1]) => run::<S, 3, 2, false>,
+        ([5, 5], [1, 1], [1, 1]) => run::<S, 5, 1, false>,
+        ([5, 5], [2, 2], [1, 1]) => run::<S, 5, 2, false>,
+        ([7, 7], [1, 1], [1, 1]) => run::<S, 7, 1, false>,
+        ([7, 7], [2, 2], [1, 1]) => run::<S, 7, 2, false>,
+        _ => run::<S, 0, 0, false>,
+    };
+    let narrow = args.input_lanes.min(args.output_lanes) < S::LANES;
+    let whole = args.vectors - usize::from(narrow);
+    // SAFETY: passed on; the instance fits the window, and only the last vector
+    // may be narrow.
+    unsafe {
+        run(s, args, 0..whole, rows.clone());
+        if narrow {
+            self::run::<S, 0, 0, true>(s, args, whole..args.vectors, rows);
+        }
+    }
+}
+
+/// Tiles of equal width in a row.
+struct Strip {
+    /// Columns of a tile, and the first one's first.
+    columns: usize,
+    column: usize,
+    tiles: usize,
+    /// The tiles that touch neither the left nor the right border.
+    inside: Range<usize>,
+}
+
+impl Strip {
+    fn new(window: &Placed, columns: usize, column: usize, tiles: usize) -> Self {
+        let (stride, left) = (window.stride[1], window.before[1]);
+        let extent = (window.kernel[1] - 1) * window.dilation[1] + 1;
+        // Tile i is inside where left <= (column + i * columns) * stride and
+        // (column + (i + 1) * columns - 1) * stride + extent <= left + width.
+        let start = left.div_ceil(stride).saturating_sub(column).div_ceil(columns).min(tiles);
+        let end = (left + window.input.width)
+            .checked_sub(extent)
+            .and_then(|last| (last / stride + 1).checked_sub(column))
+            .map_or(0, |fit| fit / columns)
+            .clamp(start, tiles);
+        Self { columns, column, tiles, inside: start..end }
+    }
+
+    /// All tiles, for some vectors.
+    ///
+    /// # Safety
+    /// As for [`rows`]; the instances are for the tile's size.
+    unsafe fn walk<S: Lanes>(
+        &self,
+        s: S,
+        args: &Args<'_>,
+        lines: &Lines,
+        vectors: Range<usize>,
+        [inner, edge]: [Instance<S>; 2],
+    ) {
+        let window = args.window;
+        let taps = window.kernel[0] * window.kernel[1] * S::LANES;
+        let left = window.before[1];
+        // From vector `v` of tile `i` on, along the vectors.
+        let across = |i: usize, v: usize, inside: Range<usize>| {
+            let column = self.column + i * self.columns;
+            // The first tap may lie to the left of the image: hence wrapping.
+            let first = (column * window.stride[1]).wrapping_sub(left);
+            Walk {
+                lines,
+                tiles: vectors.len(),
+                input: first.wrapping_mul(args.input_column).wrapping_add(v * args.input_vector),
+                output: lines
+                    .output
+                    .wrapping_add(column * args.output_column + v * args.output_vector),
+                weights: args.weights.wrapping_add(v * taps),
+                bias: args.bias.wrapping_add(v * S::LANES),
+                input_step: args.input_vector,
+                output_step: args.output_vector,
+                weights_step: taps,
+                bias_step: S::LANES,
+                inside,
+            }
+        };
+        let border = |i: usize| {
+            let first = (self.column + i * self.columns) * window.stride[1];
+            let end = (window.input.width + left).saturating_sub(first);
+            let walk = across(i, vectors.start, left.saturating_sub(first)..end);
+            // SAFETY: passed on.
+            unsafe { edge(s, args, &walk) }
+        };
+        let inside = if lines.whole { self.inside.clone() } else { 0..0 };
+        let everywhere = 0..usize::MAX;
+        (0..inside.start).for_each(border);
+        // Whichever way is longer; but many vectors of a pixel go together, so that
+        // a cache line is used up while it is near.
+        if vectors.len() >= inside.len().min(8) {
+            for i in inside.clone() {
+                // SAFETY: passed on; the tiles inside read only columns inside.
+                unsafe { inner(s, args, &across(i, vectors.start, everywhere.clone())) }
+            }
+        } else {
+            for v in vectors.clone() {
+                let walk = Walk {
+                    tiles: inside.len(),
+                    input_step: self.columns * window.stride[1] * args.input_column,
+                    output_step: self.columns * args.output_column,
+                    weights_step: 0,
+                    bias_step: 0,
+                    ..across(inside.start, v, everywhere.clone())
+                };
+                // SAFETY: as above.
+                unsafe { inner(s, args, &walk) }
+            }
+        }
+        (inside.end..self.tiles).for_each(border);
+    }
+}
+
+/// Rows of tiles for a `K` x `K` window with both strides `ST`; `K = 0` is any
+/// window. `NARROW` is for a vector that is not whole.
+unsafe fn run<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
+    s: S,
+    args: &Args<'_>,
+    vectors: Range<usize>,
+    rows: Range<usize>,
+) {
+    let window = args.window;
+    let width = window.output.width;
+    let [tallest, widest] = const { largest::<S, K, ST>() };
+    // Tiles of 7 columns, as the maps of most networks divide, else of 4; then
+    // what is left over.
+    let columns = if widest >= 7 && width.is_multiple_of(7) { 7 } else { 4 };
+    let (tiles, rest) = (width / columns, width % columns);
+    let strips = [
+        Strip::new(window, columns, 0, tiles),
+        Strip::new(window, rest.max(1), width - rest, rest.min(1)),
+    ];
+    for first in vectors.clone().step_by(args.block) {
+        let vectors = first..(first + args.block).min(vectors.end);
+        let mut row = rows.start;
+        while row < rows.end {
+            let count = if rows.end - row >= tallest { tallest } else { 1 };
+            let output = args.output.wrapping_add((row - rows.start) * args.output_row);
+            let lines = Lines::new::<K, ST>(args, row, count, output);
+            for strip in strips.iter().filter(|strip| strip.tiles > 0) {
+                let instances = select::<S, K, ST, NARROW>(count, strip.columns);
+                // SAFETY: these rows and vectors are the caller's, and so are the
+                // columns: tiles * columns + rest make the output's width.
+                unsafe {
+                    strip.walk(s, args, &lines, vectors.clone(), instances);
+                }
+            }
+            row += count;
+        }
+    }
+}
+
+/// A whole depthwise convolution over NHWC images.
+pub(crate) struct Layer<'a> {
+    packed: &'a PackedDepthwise,
+    activation: Activation,
+    window: &'a Placed,
+    band: usize,
+    input: *const f32,
+    output: *mut f32,
+}
+
+impl<'a> Layer<'a> {
+    /// Takes `band` output rows at a time through all channels, so that the
+    /// cache lines which channel vectors share are still there for the next.
+    ///
+    /// # Safety
+    /// `input` and `output` are valid for the window's shapes with the packed
+    /// channels; the output overlaps nothing and no other thread touches it;
+    /// `packed` is for the instruction set that this is dispatched to.
+    pub(crate) unsafe fn new(
+        packed: &'a PackedDepthwise,
+        activation: Activation,
+        window: &'a Placed,
+        band: usize,
+        input: *const f32,
+        output: *mut f32,
+    ) -> Self {
+        Self { packed, activation, window, band, input, output }
+    }
+}
+
+impl Kernel for Layer<'_> {
+    type Output = ();
+
+    fn run<S: Lanes>(self, s: S) {
+        let &PackedDepthwise { channels, ref weights, ref bias, .. } = self.packed;
+        let (input, output) = (self.window.input, self.window.output);
+        for image in 0..input.batch {
+            for top in (0..output.height).step_by(self.band) {
+                let rows = top..(top + self.band).min(output.height);
+                let vectors = channels.div_ceil(S::LANES);
+                let lanes = channels - (vectors - 1) * S::LANES;
+                // SAFETY: `new` has vouched for all rows and channels.
+                unsafe {
+                    let image_in = image * input.height * input.width * channels;
+                    let row_out = (image * output.height + top) * output.width * channels;
+                    let args = Args {
+                        window: self.window,
+                        input: self.input.add(image_in),
+                        input_row: input.width * channels,
+                        input_column: channels,
+                        input_vector: S::LANES,
+                        ring: input.height,
+                        output: self.output.add(row_out),
+                        output_row: output.width * channels,
+                        output_column: channels,
+                        output_vector: S::LANES,
+                        weights: weights.as_ptr(),
+                        bias: bias.as_ptr(),
+                        vectors,
+                        block: vectors,
+                        input_lanes: lanes,
+                        output_lanes: lanes,
+                        activation: self.activation,
+                        bounds: self.activation.bounds(),
+                    };
+                    self::rows(s, &args, rows);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! The tile itself: one vector of channels, one or two rows of a few neighbouring
+//! outputs, held in registers while the taps go by.
+//!
+//! Every output starts from its bias and sums its taps row by row, from left to
+//! right, in whichever tile and whichever loop it is computed.
+
+use core::ops::Range;
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use super::Args;
+use crate::shape::Placed;
+use crate::simd::Lanes;
+
+/// The most input rows and columns that a tile reads.
+const MAX_LINES: usize = 8;
+const MAX_COLUMNS: usize = 19;
+
+/// The rows and columns of the largest tile of a `K` x `K` window with strides
+/// `ST`; `K = 0` is any window.
+pub(super) const fn largest<S: Lanes, const K: usize, const ST: usize>() -> [usize; 2] {
+    match (K, ST) {
+        (0, _) => [1, 7],
+        (3, _) => S::DEPTHWISE_TILES[0],
+        (5, _) => S::DEPTHWISE_TILES[1],
+        (7, 1) => S::DEPTHWISE_TILES[2],
+        // Too rare to build the larger ones.
+        _ => [1, S::DEPTHWISE_TILES[2][1]],
+    }
+}
+
+/// Whether the input columns of a tile's row fit the registers beside its outputs
+/// and a weight for each of its rows.
+const fn row_fits<S: Lanes>(k: usize, stride: usize, rows: usize, columns: usize) -> bool {
+    rows * columns + (columns - 1) * stride + k + rows <= S::REGISTERS
+}
+
+/// Where a row of tiles writes, and the input rows that it reads.
+pub(super) struct Lines {
+    pub(super) output: *mut f32,
+    /// Null outside the image; for `K = 0` unused.
+    pub(super) lines: [*const f32; MAX_LINES],
+    /// Whether all of a tile's are inside.
+    pub(super) whole: bool,
+    /// For `K = 0`: the tap rows inside the image, and the row of the input's
+    /// buffer that the first of them reads.
+    pub(super) taps: Range<usize>,
+    pub(super) slot: usize,
+}
+
+impl Lines {
+    /// For output rows `row` and, where `count` is 2, the next.
+    pub(super) fn new<const K: usize, const ST: usize>(
+        args: &Args<'_>,
+        row: usize,
+        count: usize,
+        output: *mut f32,
+    ) -> Self {
+        let window = args.window;
+        let (height, before) = (window.input.height, window.before[0]);
+        let top = row * window.stride[0];
+        let mut lines = [core::ptr::null(); MAX_LINES];
+        if K == 0 {
+            // Tap rows inside: 0 <= top + ky * dilation - before < height.
+            let dilation = window.dilation[0];
+            let end = (height + before).saturating_sub(top);
+            let taps = before.saturating_sub(top).div_ceil(dilation)
+                ..end.div_ceil(dilation).min(window.kernel[0]);
+            let slot = (top + taps.start * dilation).wrapping_sub(before) % args.ring;
+            return Self { output, lines, whole: true, taps, slot };
+        }
+        let mut slot = top.saturating_sub(before) % args.ring;
+        let mut whole = true;
+        for (i, line) in lines.iter_mut().enumerate().take((count - 1) * ST + K) {
+            if (before..height + before).contains(&(top + i)) {
+                *line = args.input.wrapping_add(slot * args.input_row);
+                slot = if slot + 1 == args.ring { 0 } else { slot + 1 };
+            } else {
+                whole = false;
+            }
+        }
+        Self { output, lines, whole, taps: 0..0, slot: 0 }
+    }
+}
+
+/// Tiles one after the other, in steps of equal size in every buffer: neighbours
+/// in a row, or the vectors of the same columns.
+pub(super) struct Walk<'a> {
+    pub(super) lines: &'a Lines,
+    pub(super) tiles: usize,
+    /// Of the first tile: its first tap's column from the start of a line, its
+    /// output, weights and bias.
+    pub(super) input: usize,
+    pub(super) output: *mut f32,
+    pub(super) weights: *const f32,
+    pub(super) bias: *const f32,
+    /// From tile to tile, in f32.
+    pub(super) input_step: usize,
+    pub(super) output_step: usize,
+    pub(super) weights_step: usize,
+    pub(super) bias_step: usize,
+    /// Columns from the first tap's that are inside the image.
+    pub(super) inside: Range<usize>,
+}
+
+pub(super) type Instance<S> = unsafe fn(S, &Args<'_>, &Walk<'_>);
+
+/// The instances for tiles of `rows` by `columns` outputs, away from the borders
+/// and anywhere: the table of all depthwise kernels.
+pub(super) fn select<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
+    rows: usize,
+    columns: usize,
+) -> [Instance<S>; 2] {
+    macro_rules! table {
+        ($($columns:literal)*) => {
+            match (rows, columns) {
+                $(
+                    (1, $columns) => [
+                        walk::<S, K, ST, NARROW, 1, $columns, false>,
+                        walk::<S, K, ST, NARROW, 1, $columns, true>,
+                    ],
+                    (2, $columns) => [
+                        walk::<S, K, ST, NARROW, 2, $columns, false>,
+                        walk::<S, K, ST, NARROW, 2, $columns, true>,
+                    ],
+                )*
+                _ => unreachable!("no depthwise tile is {rows} x {columns}"),
+            }
+        };
+    }
+    let [inner, edge] = table!(1 2 3 4 7);
+    if K > 0 && row_fits::<S>(K, ST, rows, columns) { [inner, edge] } else { [edge; 2] }
+}
+
+/// Tiles of `R` rows and `C` columns; `EDGE` where some rows or columns may be
+/// outside the image.
+///
+/// # Safety
+/// As for [`rows`].
+unsafe fn walk<
+    S: Lanes,
+    const K: usize,
+    const ST: usize,
+    const NARROW: bool,
+    const R: usize,
+    const C: usize,
+    const EDGE: bool,
+>(
+    s: S,
+    args: &Args<'_>,
+    walk: &Walk<'_>,
+) {
+    // Instances that no tile asks for are empty.
+    if const {
+        let [rows, columns] = largest::<S, K, ST>();
+        R > rows || C > columns || !EDGE && (K == 0 || !row_fits::<S>(K, ST, R, C))
+    } {
+        return;
+    }
+    let lines = walk.lines;
+    let (column, output_row, output_column) =
+        (args.input_column, args.output_row, args.output_column);
+    s.enter(
+        #[inline(always)]
+        || {
+            let (mut input, mut output) = (walk.input, walk.output);
+            let (mut weights, mut bias) = (walk.weights, walk.bias);
+            for _ in 0..walk.tiles {
+                // SAFETY: bias and weights are packed in whole vectors.
+                let mut acc = unsafe { [[s.load(bias); C]; R] };
+                // SAFETY: lines are inside the image or null, columns outside are skipped.
+                unsafe {
+                    if K == 0 {
+                        any_window::<S, NARROW, C>(s, args, walk, input, weights, &mut acc[0]);
+                    } else {
+                        macro_rules! lines {
+                            ($($line:literal)*) => {$(
+                                if const { K > 0 && $line < (R - 1) * ST + K } {
+                                    let line = lines.lines[$line];
+                                    let p = line.wrapping_add(input);
+                                    if const { !EDGE } {
+                                        self::line::<S, K, ST, R, C, $line>(s, p, column, weights, &mut acc);
+                                    } else if !line.is_null() {
+                                        let inside = &walk.inside;
+                                        edge_line::<S, K, ST, R, C, $line>(s, p, column, inside, weights, &mut acc);
+                                    }
+                                }
+                            )*};
+                        }
+                        lines!(0 1 2 3 4 5 6 7);
+                    }
+                }
+
+                let at = |r: usize, c: usize| output.wrapping_add(r * output_row + c * output_column);
+                // Fetched again for each tile, or they would wait on the stack.
+                compiler_fence(Ordering::SeqCst);
+                let bounds = args.bounds;
+                let [lo, hi] = bounds.unwrap_or([0.0; 2]).map(|x| s.splat(x));
+                for (r, row) in acc.iter().enumerate() {
+                    for (c, &acc) in row.iter().enumerate() {
+                        let y = if bounds.is_some() { s.min(hi, s.max(lo, acc)) } else { acc };
+                        // SAFETY: this row and column of the tile are among the output's.
+                        unsafe {
+                            if NARROW {
+                                s.store_first(at(r, c), y, args.output_lanes);
+                            } else {
+                                s.store(at(r, c), y);
+                            }
+                        }
+                    }
+                }
+                if bounds.is_none() {
+                    let lanes = if NARROW { args.output_lanes } else { S::LANES };
+                    for r in 0..R {
+                        // SAFETY: the pixels just written.
+                        unsafe { activate(s, args, at(r, 0), C, lanes) }
+                    }
+                }
+                input = input.wrapping_add(walk.input_step);
+                output = output.wrapping_add(walk.output_step);
+                weights = weights.wrapping_add(walk.weights_step);
+                bias = bias.wrapping_add(walk.bias_step);
+            }
+        },
+    );
+}
+
+/// What input row `LINE` of a tile adds to its outputs. Each input column is
+/// loaded once and meets the outputs it reaches; the weights of the tap rows stay
+/// in registers meanwhile.
+///
+/// # Safety
+/// `input` is column 0 of the row, valid for a vector in each column `inside`,
+/// `step` apart; `weights` for `K * K` vectors.
+#[inline(always)]
+unsafe fn edge_line<
+    S: Lanes,
+    const K: usize,
+    const ST: usize,
+    const R: usize,
+    const C: usize,
+    const LINE: usize,
+>(
+    s: S,
+    input: *const f32,
+    step: usize,
+    inside: &Range<usize>,
+    weights: *const f32,
+    acc: &mut [[S::V; C]; R],
+) {
+    // The tap row with which output row r meets this input row, if any.
+    let tap_row = |r: usize| LINE.checked_sub(r * ST).filter(|&ky| ky < K);
+    let w: [[S::V; K]; R] = core::array::from_fn(|r| {
+        core::array::from_fn(|kx| match tap_row(r) {
+            // SAFETY: tap (ky, kx) is one of K * K.
+            Some(ky) => unsafe { s.load(weights.add((ky * K + kx) * S::LANES)) },
+            None => s.splat(0.0),
+        })
+    });
+    // Spelled out, since a loop of this size does not always unroll.
+    macro_rules! columns {
+        ($($x:literal)*) => {$(
+            // Padding is less than the kernel: only the first K - 1 columns can be
+            // left of the image, only those past the last output's first tap right.
+            if const { $x < (C - 1) * ST + K }
+                && ($x + 1 >= K || $x >= inside.start)
+                && ($x < (C - 1) * ST + 1 || $x < inside.end)
+            {
+                // SAFETY: the column is inside.
+                let x = unsafe { s.load(input.wrapping_add($x * step)) };
+                for r in 0..R {
+                    if tap_row(r).is_some() {
+                        for kx in 0..K {
+                            let c = ($x as usize).wrapping_sub(kx) / ST;
+                            if $x >= kx && ($x - kx) % ST == 0 && c < C {
+                                acc[r][c] = s.mul_add(x, w[r][kx], acc[r][c]);
+                            }
+                        }
+                    }
+                }
+            }
+        )*};
+    }
+    columns!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18);
+}
+
+/// What input row `LINE` of a tile away from the borders adds to its outputs.
+///
+/// # Safety
+/// As for [`edge_line`], with all columns inside.
+#[inline(always)]
+unsafe fn line<
+    S: Lanes,
+    const K: usize,
+    const ST: usize,
+    const R: usize,
+    const C: usize,
+    const LINE: usize,
+>(
+    s: S,
+    input: *const f32,
+    step: usize,
+    weights: *const f32,
+    acc: &mut [[S::V; C]; R],
+) {
+    // SAFETY: column x is inside.
+    let load = |x: usize| unsafe { s.load(input.wrapping_add(x * step)) };
+    compiler_fence(Ordering::SeqCst);
+    let xs: [S::V; MAX_COLUMNS] =
+        core::array::from_fn(|x| if x < (C - 1) * ST + K { load(x) } else { s.splat(0.0) });
+    macro_rules! taps {
+        ($($kx:literal)*) => {$(
+            if const { $kx < K } {
+                compiler_fence(Ordering::SeqCst);
+                for r in 0..R {
+                    if LINE >= r * ST && LINE - r * ST < K {
+                        // SAFETY: one of K * K taps.
+                        let w = unsafe { s.load(weights.add(((LINE - r * ST) * K + $kx) * S::LANES)) };
+                        for c in 0..C {
+                            acc[r][c] = s.mul_add(xs[c * ST + $kx], w, acc[r][c]);
+                        }
+                    }
+                }
+            }
+        )*};
+    }
+    taps!(0 1 2 3 4 5 6);
+}
+
+/// What a window of any kind adds to a row of outputs, its taps in a loop.
+///
+/// # Safety
+/// The pixels of the tap rows are valid in the columns `inside`, `offset` from
+/// where their rows start; `weights` is for all taps.
+#[inline(always)]
+unsafe fn any_window<S: Lanes, const NARROW: bool, const C: usize>(
+    s: S,
+    args: &Args<'_>,
+    walk: &Walk<'_>,
+    offset: usize,
+    weights: *const f32,
+    acc: &mut [S::V; C],
+) {
+    let Placed { kernel, stride, dilation, .. } = *args.window;
+    let inside = &walk.inside;
+    let all_inside =
+        inside.start == 0 && inside.end > (C - 1) * stride[1] + (kernel[1] - 1) * dilation[1];
+    let mut slot = walk.lines.slot;
+    for ky in walk.lines.taps.clone() {
+        let input = args.input.wrapping_add(slot * args.input_row).wrapping_add(offset);
+        for kx in 0..kernel[1] {
+            // SAFETY: one of the window's taps.
+            let w = unsafe { s.load(weights.add((ky * kernel[1] + kx) * S::LANES)) };
+            for (c, acc) in acc.iter_mut().enumerate() {
+                let x = c * stride[1] + kx * dilation[1];
+                if all_inside || inside.contains(&x) {
+                    let p = input.wrapping_add(x * args.input_column);
+                    // SAFETY: `p` is a pixel inside the image, valid for input_lanes.
+                    let x = unsafe {
+                        if NARROW { s.load_first(p, args.input_lanes) } else { s.load(p) }
+                    };
+                    *acc = s.mul_add(x, w, *acc);
+                }
+            }
+        }
+        slot += dilation[0];
+        if slot >= args.ring {
+            slot %= args.ring;
+        }
+    }
+}
+
+/// The activations that are not a clamp, over the tile just written.
+///
+/// # Safety
+/// `output` is valid for `columns` pixels of `lanes` channels.
+#[inline(never)]
+unsafe fn activate<S: Lanes>(
+    s: S,
+    args: &Args<'_>,
+    output: *mut f32,
+    columns: usize,
+    lanes: usize,
+) {
+    s.enter(
+        #[inline(always)]
+        || {
+            for i in 0..columns {
+                // SAFETY: i < columns.
+                unsafe {
+                    let p = output.add(i * args.output_column);
+                    let x = s.load_first(p, lanes);
+                    s.store_first(p, args.activation.apply_lanes(s, x), lanes);
+                }
+            }
+        },
+    );
+}
