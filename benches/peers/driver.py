@@ -20,7 +20,8 @@ PATIENCE_S = 120
 # Relative to the largest value expected.
 TOLERANCE = 1e-4
 # What others have set for themselves, part of which narrows the instruction set.
-CLEARED = ("OPENBLAS_", "ONEDNN_", "DNNL_", "OMP_", "GOMP_", "KMP_", "MKL_", "RAYON_", "MBCONV_")
+CLEARED = ("OPENBLAS_", "ONEDNN_", "DNNL_", "OMP_", "GOMP_", "KMP_", "MKL_", "RAYON_", "RTEN_",
+           "MBCONV_")
 
 
 class Failed(Exception):

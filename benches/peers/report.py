@@ -145,7 +145,7 @@ def notes(results):
     """What failed, what was not supported, and how well the outputs agree."""
     for (workload, library, threads), r in results.items():
         if r.verdict in ("error", "mismatch"):
-            yield f"**{r.verdict}**: {workload} on {library}, {threads} threads: {r.reason}\n"
+            yield f"**{r.verdict}**: {workload} on {library}, threads {threads}: {r.reason}\n"
     worst = {}
     for (_, library, _), r in results.items():
         if r.times:
