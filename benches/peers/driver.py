@@ -46,6 +46,10 @@ def cores():
 def environment(threads, isa):
     clean = {k: v for k, v in os.environ.items() if not k.startswith(CLEARED)}
     clean |= {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads)}
+    # Engines that allocate in each run keep their pages. Otherwise it hangs on where the heap
+    # happens to end whether every run faults them in again, which can take three times as long.
+    # 32 MiB is the most that glibc takes for the second.
+    clean |= {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
     if isa:
         clean |= {"MBCONV_ISA": isa,
                   "ONEDNN_MAX_CPU_ISA": {"avx512": "AVX512_CORE"}.get(isa, isa.upper())}
