@@ -1,0 +1,148 @@
+//! mbconv itself, and what the machine can do at best.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use mbconv::{
+    Activation, BottleneckParams, BottleneckPlan, Depthwise, DepthwiseParams, DepthwisePlan,
+    InvertedBottleneck, Isa, Padding, PlanOptions, Pointwise, PointwiseParams, PointwisePlan,
+    Schedule, Scratch, Shape, measure_peak,
+};
+use mbconv_peers::{Case, Engine, Result, serve};
+
+enum Plan {
+    Pointwise(PointwisePlan),
+    Depthwise(DepthwisePlan),
+    Bottleneck(BottleneckPlan, Scratch),
+}
+
+struct Mbconv {
+    plan: Plan,
+    input: Vec<f32>,
+    output: Vec<f32>,
+}
+
+/// The tensors of a layer.
+struct Layer {
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Layer {
+    fn load(case: &Case, name: &str, weights: &str) -> Result<Self> {
+        let weights = case.tensor(&format!("{name}.{weights}"))?;
+        Ok(Self { weights, bias: case.tensor(&format!("{name}.b"))? })
+    }
+
+    fn pointwise(&self, c_in: usize, c_out: usize) -> PointwiseParams<'_> {
+        PointwiseParams::new(c_in, c_out, &self.weights).bias(&self.bias)
+    }
+
+    fn depthwise(&self, case: &Case) -> DepthwiseParams<'_> {
+        DepthwiseParams::new(case.c_exp, [case.kernel; 2], &self.weights)
+            .bias(&self.bias)
+            .stride([case.stride; 2])
+            .padding(Padding::uniform(case.kernel / 2))
+    }
+}
+
+impl Plan {
+    fn load(case: &Case) -> Result<(Self, usize)> {
+        let shape = Shape::new(1, case.side, case.side);
+        Ok(match case.kind.as_str() {
+            "pw" => {
+                let layer = Layer::load(case, "pointwise", "w")?;
+                let plan = Pointwise::new(&layer.pointwise(case.c_in, case.c_out))?.plan(shape)?;
+                let len = plan.output_len();
+                (Self::Pointwise(plan), len)
+            }
+            "dw" => {
+                let layer = Layer::load(case, "depthwise", "w.hwc")?;
+                let plan = Depthwise::new(&layer.depthwise(case))?.plan(shape)?;
+                let len = plan.output_len();
+                (Self::Depthwise(plan), len)
+            }
+            "ir" => {
+                let expand = Layer::load(case, "expand", "w")?;
+                let depthwise = Layer::load(case, "depthwise", "w.hwc")?;
+                let project = Layer::load(case, "project", "w")?;
+                let relu6 = Activation::Relu6;
+                let params = BottleneckParams::new(
+                    depthwise.depthwise(case).activation(relu6),
+                    project.pointwise(case.c_exp, case.c_out),
+                )
+                .expand(expand.pointwise(case.c_in, case.c_exp).activation(relu6))
+                .residual(case.residual());
+                let options = PlanOptions::new().schedule(Schedule::Auto);
+                let plan = InvertedBottleneck::new(&params)?.plan_with(shape, &options)?;
+                let (len, scratch) = (plan.output_len(), plan.scratch());
+                (Self::Bottleneck(plan, scratch), len)
+            }
+            _ => return Err(case.unsupported()),
+        })
+    }
+}
+
+impl Engine for Mbconv {
+    const LAYOUT: &str = "nhwc";
+
+    fn load(case: &Case) -> Result<Self> {
+        let (plan, len) = Plan::load(case)?;
+        Ok(Self { plan, input: case.tensor("x.nhwc")?, output: vec![0.0; len] })
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let (x, y) = (&self.input, &mut self.output);
+        match &mut self.plan {
+            Plan::Pointwise(plan) => plan.run(x, y)?,
+            Plan::Depthwise(plan) => plan.run(x, y)?,
+            Plan::Bottleneck(plan, scratch) => plan.run(x, y, scratch)?,
+        }
+        black_box(y);
+        Ok(())
+    }
+
+    fn output(&mut self) -> Result<Vec<f32>> {
+        self.output.fill(f32::NAN);
+        self.run()?;
+        Ok(self.output.clone())
+    }
+
+    fn isa() -> String {
+        Isa::detect().map_or("none".into(), |isa| isa.name().into())
+    }
+
+    fn command(name: &str) -> Result<String> {
+        match name {
+            "peak" => Ok(measure_peak(Isa::detect()?).to_string()),
+            // Some second-level caches have 256 KiB, some last-level ones 64 MiB.
+            "bandwidth" => Ok(format!("{} {}", read(128 << 10, 1000), read(256 << 20, 1))),
+            _ => Err(format!("no command {name}").into()),
+        }
+    }
+}
+
+/// The best GB/s of reading `bytes` over and over on one thread.
+fn read(bytes: usize, passes: usize) -> f64 {
+    // As many as the baseline's vector registers hold at once.
+    const LANES: usize = 32;
+    let data = vec![1.0f32; bytes / size_of::<f32>()];
+    let pass = || {
+        let start = Instant::now();
+        for _ in 0..passes {
+            let mut sums = [0.0f32; LANES];
+            for chunk in black_box(&data).as_chunks::<LANES>().0 {
+                for (sum, value) in sums.iter_mut().zip(chunk) {
+                    *sum += value;
+                }
+            }
+            black_box(sums);
+        }
+        (bytes * passes) as f64 / start.elapsed().as_secs_f64() / 1e9
+    };
+    (0..3).map(|_| pass()).fold(0.0, f64::max)
+}
+
+fn main() -> std::io::Result<()> {
+    serve::<Mbconv>()
+}
