@@ -39,9 +39,9 @@ unsafe impl Lanes for Avx2 {
     const LANES: usize = 8;
     const NAME: &'static str = "avx2";
     const REGISTERS: usize = 16;
-    const POINTWISE_ROWS: [usize; MAX_VECTORS] = [8, 6, 3, 0];
+    const POINTWISE_ROWS: [usize; MAX_VECTORS] = [5, 6, 3, 0];
     const POINTWISE_VECTORS: usize = 2;
-    const DEPTHWISE_TILES: [[usize; 2]; 3] = [[2, 4], [1, 7], [1, 7]];
+    const DEPTHWISE_TILES: [[usize; 2]; 5] = [[2, 4], [2, 4], [1, 7], [1, 7], [1, 7]];
 
     #[inline(always)]
     fn enter<R>(self, f: impl FnOnce() -> R) -> R {

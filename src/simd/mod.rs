@@ -61,9 +61,9 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
     /// onto the stack (AVX-512's 13 x 2: 84 moves to and fro, 0 with this); where
     /// it does not, this only ties its hands.
     const STEPS_APART: bool = false;
-    /// Depthwise tiles of 3x3, 5x5 and 7x7 windows: the rows (1 or 2) and columns
-    /// of outputs that stay in registers beside the weights of a tap row each.
-    const DEPTHWISE_TILES: [[usize; 2]; 3];
+    /// Depthwise tiles of 3x3 windows with stride 1 and 2, 5x5 with 1 and 2, and
+    /// 7x7: the rows (1 or 2) and columns of outputs that stay in registers.
+    const DEPTHWISE_TILES: [[usize; 2]; 5];
 
     /// Runs `f` compiled for this instruction set: the one boundary across
     /// which target features change. All of `f` must be `inline(always)`.

@@ -2,8 +2,8 @@
 
 use core::arch::aarch64::{
     float32x4_t, vaddq_f32, vdivq_f32, vdupq_n_f32, vfmaq_f32, vfmaq_laneq_f32, vld1q_f32,
-    vmaxq_f32, vminq_f32, vmulq_f32, vreinterpretq_f32_u32, vreinterpretq_u32_f32, vshlq_n_u32,
-    vst1q_f32, vsubq_f32,
+    vld1q_lane_f32, vmaxq_f32, vminq_f32, vmulq_f32, vreinterpretq_f32_u32, vreinterpretq_u32_f32,
+    vshlq_n_u32, vst1q_f32, vst1q_lane_f32, vsubq_f32,
 };
 
 use super::{K_STEP, Lanes, MAX_VECTORS};
@@ -30,7 +30,7 @@ unsafe impl Lanes for Neon {
     const REGISTERS: usize = 32;
     const POINTWISE_ROWS: [usize; MAX_VECTORS] = [8, 8, 7, 5];
     const POINTWISE_VECTORS: usize = 4;
-    const DEPTHWISE_TILES: [[usize; 2]; 3] = [[2, 7], [2, 7], [2, 7]];
+    const DEPTHWISE_TILES: [[usize; 2]; 5] = [[2, 7], [1, 7], [1, 7], [1, 7], [1, 7]];
 
     #[inline(always)]
     fn enter<R>(self, f: impl FnOnce() -> R) -> R {
@@ -96,20 +96,41 @@ unsafe impl Lanes for Neon {
     }
     #[inline(always)]
     unsafe fn load_first(self, p: *const f32, n: usize) -> float32x4_t {
-        let mut lanes = [0.0f32; 4];
-        // SAFETY: n.min(4) f32 are within both the caller's memory and `lanes`.
+        // Lane by lane: a copy of unknown length would be a call.
+        // SAFETY: only the n lanes the caller vouches for are read; NEON is enabled.
         unsafe {
-            core::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n.min(4));
-            vld1q_f32(lanes.as_ptr())
+            let mut v = vdupq_n_f32(0.0);
+            if n > 0 {
+                v = vld1q_lane_f32::<0>(p, v);
+            }
+            if n > 1 {
+                v = vld1q_lane_f32::<1>(p.add(1), v);
+            }
+            if n > 2 {
+                v = vld1q_lane_f32::<2>(p.add(2), v);
+            }
+            if n > 3 {
+                v = vld1q_lane_f32::<3>(p.add(3), v);
+            }
+            v
         }
     }
     #[inline(always)]
     unsafe fn store_first(self, p: *mut f32, v: float32x4_t, n: usize) {
-        let mut lanes = [0.0f32; 4];
-        // SAFETY: n.min(4) f32 are within both the caller's memory and `lanes`.
+        // SAFETY: only the n lanes the caller vouches for are written; NEON is enabled.
         unsafe {
-            vst1q_f32(lanes.as_mut_ptr(), v);
-            core::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n.min(4));
+            if n > 0 {
+                vst1q_lane_f32::<0>(p, v);
+            }
+            if n > 1 {
+                vst1q_lane_f32::<1>(p.add(1), v);
+            }
+            if n > 2 {
+                vst1q_lane_f32::<2>(p.add(2), v);
+            }
+            if n > 3 {
+                vst1q_lane_f32::<3>(p.add(3), v);
+            }
         }
     }
 

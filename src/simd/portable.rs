@@ -19,7 +19,7 @@ unsafe impl Lanes for Portable {
     const REGISTERS: usize = 16;
     const POINTWISE_ROWS: [usize; MAX_VECTORS] = [8, 4, 3, 0];
     const POINTWISE_VECTORS: usize = 2;
-    const DEPTHWISE_TILES: [[usize; 2]; 3] = [[1, 4], [1, 4], [1, 4]];
+    const DEPTHWISE_TILES: [[usize; 2]; 5] = [[1, 4]; 5];
 
     // `wide` chooses its instructions when it is compiled, so there is no
     // feature to enter.

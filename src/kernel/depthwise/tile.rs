@@ -20,18 +20,21 @@ const MAX_COLUMNS: usize = 19;
 pub(super) const fn largest<S: Lanes, const K: usize, const ST: usize>() -> [usize; 2] {
     match (K, ST) {
         (0, _) => [1, 7],
-        (3, _) => S::DEPTHWISE_TILES[0],
-        (5, _) => S::DEPTHWISE_TILES[1],
-        (7, 1) => S::DEPTHWISE_TILES[2],
-        // Too rare to build the larger ones.
-        _ => [1, S::DEPTHWISE_TILES[2][1]],
+        (3, 1) => S::DEPTHWISE_TILES[0],
+        (3, _) => S::DEPTHWISE_TILES[1],
+        (5, 1) => S::DEPTHWISE_TILES[2],
+        (5, _) => S::DEPTHWISE_TILES[3],
+        (_, 1) => S::DEPTHWISE_TILES[4],
+        // Too rare to build larger ones.
+        _ => [1, 4],
     }
 }
 
 /// Whether the input columns of a tile's row fit the registers beside its outputs
-/// and a weight for each of its rows.
+/// and a weight for each of its rows. Larger windows want some slack, or the
+/// compiler spills; with stride 2 a column meets too few taps to be worth holding.
 const fn row_fits<S: Lanes>(k: usize, stride: usize, rows: usize, columns: usize) -> bool {
-    rows * columns + (columns - 1) * stride + k + rows <= S::REGISTERS
+    stride == 1 && rows * columns + columns - 1 + k + rows + (k - 3) / 2 <= S::REGISTERS
 }
 
 /// Where a row of tiles writes, and the input rows that it reads.
@@ -249,13 +252,15 @@ unsafe fn edge_line<
 ) {
     // The tap row with which output row r meets this input row, if any.
     let tap_row = |r: usize| LINE.checked_sub(r * ST).filter(|&ky| ky < K);
-    let w: [[S::V; K]; R] = core::array::from_fn(|r| {
-        core::array::from_fn(|kx| match tap_row(r) {
-            // SAFETY: tap (ky, kx) is one of K * K.
-            Some(ky) => unsafe { s.load(weights.add((ky * K + kx) * S::LANES)) },
-            None => s.splat(0.0),
-        })
-    });
+    let mut w = [[s.splat(0.0); K]; R];
+    for (r, w) in w.iter_mut().enumerate() {
+        if let Some(ky) = tap_row(r) {
+            for (kx, w) in w.iter_mut().enumerate() {
+                // SAFETY: tap (ky, kx) is one of K * K.
+                *w = unsafe { s.load(weights.add((ky * K + kx) * S::LANES)) };
+            }
+        }
+    }
     // Spelled out, since a loop of this size does not always unroll.
     macro_rules! columns {
         ($($x:literal)*) => {$(
@@ -265,6 +270,8 @@ unsafe fn edge_line<
                 && ($x + 1 >= K || $x >= inside.start)
                 && ($x < (C - 1) * ST + 1 || $x < inside.end)
             {
+                // Or loads move to the front and spill.
+                compiler_fence(Ordering::SeqCst);
                 // SAFETY: the column is inside.
                 let x = unsafe { s.load(input.wrapping_add($x * step)) };
                 for r in 0..R {
