@@ -14,6 +14,7 @@ mod schedule;
 
 use core::error::Error;
 use std::ffi::OsString;
+use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -122,21 +123,21 @@ impl Report<'_> {
 fn check(file: &Path, options: &Options) -> Result<bool, Box<dyn Error>> {
     let print = |kind: &str, result| {
         let report = Report { file, kind, schedule: &options.schedule_name, result };
-        println!("{}", if options.json { report.json() } else { report.line() });
-        report.passes()
+        writeln!(stdout(), "{}", if options.json { report.json() } else { report.line() })?;
+        Ok(report.passes())
     };
     let case = match Case::parse(&std::fs::read(file)?) {
         Ok(case) => case,
         Err(error) => match &error {
             case::Error::Malformed(_) => return Err(error.into()),
-            case::Error::Unsupported { kind, .. } => return Ok(print(&kind.clone(), Err(error))),
+            case::Error::Unsupported { kind, .. } => return print(&kind.clone(), Err(error)),
         },
     };
     let mut good = true;
     for &isa in &options.isas {
         let run = case.run(isa, options.schedule)?;
         let deviation = Deviation::between(case.expected(), &run.output);
-        good &= print(&case.kind, Ok((isa, run.kernel, deviation)));
+        good &= print(&case.kind, Ok((isa, run.kernel, deviation)))?;
     }
     Ok(good)
 }
@@ -150,10 +151,14 @@ fn main() -> ExitCode {
         }
     };
     if !options.json {
-        println!(
+        let header = format!(
             "{:<5} {:<33} {:<19} {:<8} {:<8} {:>9} {:>9}  kernel",
             "", "case", "kind", "isa", "schedule", "max error", "relative"
         );
+        // A closed pipe ends it at the first line, too.
+        if writeln!(stdout(), "{header}").is_err() {
+            return ExitCode::from(2);
+        }
     }
     let mut worst = 0;
     for file in &options.files {

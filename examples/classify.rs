@@ -14,6 +14,7 @@ mod timing;
 
 use core::error::Error;
 use std::ffi::OsString;
+use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -108,16 +109,17 @@ fn classify(options: &Options) -> Result<(), Box<dyn Error>> {
         softmax(network.run(&image)?).into_iter().zip(&labels).collect();
     classes.sort_by(|a, b| b.0.total_cmp(&a.0));
     for (probability, label) in classes.iter().take(5) {
-        println!("{:>6.2}%  {label}", 100.0 * probability);
+        writeln!(stdout(), "{:>6.2}%  {label}", 100.0 * probability)?;
     }
 
     let mut failed = Ok(());
     let us = interleaved(RUNS, 0.0, &mut [&mut || failed = network.run(&image).map(drop)])[0];
     failed?;
-    println!(
+    writeln!(
+        stdout(),
         "{:.2} ms on {isa}, one thread, median of {RUNS}: from normalised pixels to logits",
         us / 1e3
-    );
+    )?;
     Ok(())
 }
 
