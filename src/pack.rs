@@ -13,11 +13,23 @@ pub(crate) struct Panel {
     pub(crate) first: usize,
     /// Its width in vectors.
     pub(crate) vectors: usize,
+    /// Whether its last vector has channels in its lower half only and holds
+    /// their weights and bias twice, for two pixels at a time.
+    pub(crate) halved: bool,
 }
 
-/// Cuts `total` vectors of output channels into panels: the preferred width,
+impl Panel {
+    /// Lanes of the last vector that one pixel has.
+    pub(crate) fn pixel_lanes<S: Lanes>(&self) -> usize {
+        if self.halved { S::LANES / 2 } else { S::LANES }
+    }
+}
+
+/// Cuts `c_out` output channels into panels: vectors of the preferred width,
 /// and one wider by a vector rather than a leftover of a single vector.
-fn panels<S: Lanes>(total: usize) -> Vec<Panel> {
+fn panels<S: Lanes>(c_out: usize) -> Vec<Panel> {
+    let total = c_out.div_ceil(S::LANES);
+    let half = (1..=S::LANES / 2).contains(&(c_out % S::LANES));
     let preferred = S::POINTWISE_VECTORS;
     let wider = S::POINTWISE_ROWS.get(preferred).is_some_and(|&rows| rows > 0);
     let mut panels = Vec::new();
@@ -25,7 +37,9 @@ fn panels<S: Lanes>(total: usize) -> Vec<Panel> {
     while first < total {
         let left = total - first;
         let vectors = if wider && left == preferred + 1 { left } else { left.min(preferred) };
-        panels.push(Panel { first, vectors });
+        let last = first + vectors == total;
+        let halved = half && last && S::POINTWISE_HALVED_ROWS[vectors - 1] > 0;
+        panels.push(Panel { first, vectors, halved });
         first += vectors;
     }
     panels
@@ -50,15 +64,18 @@ impl Kernel for PackPointwise<'_> {
     fn run<S: Lanes>(self, _: S) -> PackedPointwise {
         let &PointwiseParams { c_in, c_out, weights, bias, .. } = self.0;
         let vectors = c_out.div_ceil(S::LANES);
-        let panels = panels::<S>(vectors);
+        let panels = panels::<S>(c_out);
         let mut packed = AlignedBuf::zeroed(vectors * S::LANES * c_in);
         for panel in &panels {
             let width = panel.vectors * S::LANES;
             let first = panel.first * S::LANES;
             for k in 0..c_in {
                 let row = &mut packed[first * c_in + k * width..][..width];
-                for (o, slot) in (first..c_out).zip(row) {
+                for (o, slot) in (first..c_out).zip(&mut *row) {
                     *slot = weights[o * c_in + k];
+                }
+                if panel.halved {
+                    double::<S>(&mut row[width - S::LANES..]);
                 }
             }
         }
@@ -66,8 +83,16 @@ impl Kernel for PackPointwise<'_> {
         if let Some(bias) = bias {
             packed_bias[..c_out].copy_from_slice(bias);
         }
+        if panels.last().is_some_and(|panel| panel.halved) {
+            double::<S>(&mut packed_bias[(vectors - 1) * S::LANES..][..S::LANES]);
+        }
         PackedPointwise { c_in, c_out, panels, weights: packed, bias: packed_bias }
     }
+}
+
+/// Repeats the lower half of a vector in its upper half.
+fn double<S: Lanes>(vector: &mut [f32]) {
+    vector.copy_within(..S::LANES / 2, S::LANES / 2);
 }
 
 /// A depthwise convolution's weights: `[channel vector][tap][lane]`. Channels

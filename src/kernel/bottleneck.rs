@@ -193,6 +193,7 @@ impl Block<'_> {
                     c_row: S::LANES,
                     c_vector: plane,
                     last_lanes: S::LANES,
+                    pixel_lanes: panel.pixel_lanes::<S>(),
                     start: pointwise::Start::Bias(
                         stage.packed.bias.as_ptr().add(panel.first * S::LANES),
                     ),
@@ -303,6 +304,7 @@ impl Block<'_> {
                     c_vector: S::LANES,
                     last_lanes: (c_out - first).min(panel.vectors * S::LANES)
                         - (panel.vectors - 1) * S::LANES,
+                    pixel_lanes: panel.pixel_lanes::<S>(),
                     start: if slab.start == 0 {
                         pointwise::Start::Bias(packed.bias.as_ptr().add(first))
                     } else {

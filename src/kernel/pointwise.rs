@@ -1,9 +1,21 @@
 //! The pointwise tile: `MR` pixels by `NV` vectors of output channels, held in
 //! registers while the input channels stream past.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use crate::activation::Activation;
 use crate::pack::PackedPointwise;
 use crate::simd::{K_STEP, Kernel, Lanes};
+
+/// How the last vector of a panel is filled.
+mod tail {
+    /// All its lanes are output channels.
+    pub(super) const WHOLE: u8 = 0;
+    /// Some are, and nothing beyond them may be touched.
+    pub(super) const NARROW: u8 = 1;
+    /// At most half are: it serves two pixels at once, one in each half.
+    pub(super) const HALVED: u8 = 2;
+}
 
 /// Where a run of tiles starts its sums.
 #[derive(Clone, Copy)]
@@ -45,6 +57,11 @@ pub(crate) struct Args {
     pub(crate) c_vector: usize,
     /// Lanes of the panel's last vector that exist in the output, at least 1.
     pub(crate) last_lanes: usize,
+    /// Lanes of the panel's last vector that belong to one pixel: half of them
+    /// where the panel is halved, so that the others serve the next pixel. A
+    /// variable, since LLVM turns a blend by a constant mask into a shuffle, and
+    /// these compete with multiply-adds.
+    pub(crate) pixel_lanes: usize,
     pub(crate) start: Start,
     /// None: more channels follow, the raw sums are stored.
     pub(crate) epilogue: Option<Epilogue>,
@@ -94,7 +111,9 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
     if m == 0 {
         return;
     }
-    let tiles = m.div_ceil(S::POINTWISE_ROWS[nv - 1]);
+    let most =
+        if args.pixel_lanes < S::LANES { S::POINTWISE_HALVED_ROWS } else { S::POINTWISE_ROWS };
+    let tiles = m.div_ceil(most[nv - 1]);
     let (rows, taller) = (m / tiles, m % tiles);
     // SAFETY: taller * (rows + 1) + (tiles - taller) * rows = m pixels in all.
     unsafe {
@@ -112,38 +131,49 @@ type Run<S> = unsafe fn(S, &Args, Cursor, usize);
 /// The instance for tiles of `mr` pixels by `nv` vectors: the table of all
 /// pointwise kernels.
 fn select<S: Lanes>(mr: usize, nv: usize, args: &Args) -> Run<S> {
-    let narrow = args.last_lanes < S::LANES;
+    let tail = match (args.pixel_lanes < S::LANES, args.last_lanes < S::LANES) {
+        (true, _) => tail::HALVED,
+        (false, true) => tail::NARROW,
+        (false, false) => tail::WHOLE,
+    };
     macro_rules! table {
         ($($mr:literal)*) => {
-            match (mr, nv, narrow) {
-                $(($mr, 1, false) => run::<S, $mr, 1, false>,)*
-                $(($mr, 2, false) => run::<S, $mr, 2, false>,)*
-                $(($mr, 3, false) => run::<S, $mr, 3, false>,)*
-                $(($mr, 4, false) => run::<S, $mr, 4, false>,)*
-                $(($mr, 1, true) => run::<S, $mr, 1, true>,)*
-                $(($mr, 2, true) => run::<S, $mr, 2, true>,)*
-                $(($mr, 3, true) => run::<S, $mr, 3, true>,)*
-                $(($mr, 4, true) => run::<S, $mr, 4, true>,)*
+            match (mr, nv, tail) {
+                $(
+                    ($mr, 1, tail::WHOLE) => run::<S, $mr, 1, { tail::WHOLE }>,
+                    ($mr, 2, tail::WHOLE) => run::<S, $mr, 2, { tail::WHOLE }>,
+                    ($mr, 3, tail::WHOLE) => run::<S, $mr, 3, { tail::WHOLE }>,
+                    ($mr, 4, tail::WHOLE) => run::<S, $mr, 4, { tail::WHOLE }>,
+                    ($mr, 1, tail::NARROW) => run::<S, $mr, 1, { tail::NARROW }>,
+                    ($mr, 2, tail::NARROW) => run::<S, $mr, 2, { tail::NARROW }>,
+                    ($mr, 3, tail::NARROW) => run::<S, $mr, 3, { tail::NARROW }>,
+                    ($mr, 4, tail::NARROW) => run::<S, $mr, 4, { tail::NARROW }>,
+                    ($mr, 1, tail::HALVED) => run::<S, $mr, 1, { tail::HALVED }>,
+                    ($mr, 2, tail::HALVED) => run::<S, $mr, 2, { tail::HALVED }>,
+                    ($mr, 3, tail::HALVED) => run::<S, $mr, 3, { tail::HALVED }>,
+                )*
                 _ => unreachable!("no pointwise tile is {mr} x {nv}"),
             }
         };
     }
-    table!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    table!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16)
 }
 
-/// `tiles` tiles of `MR` pixels, one below the other. `NARROW` where the last
-/// vector has fewer lanes in the output, beyond which nothing may be touched.
+/// `tiles` tiles of `MR` pixels, one below the other.
 ///
 /// # Safety
 /// As for [`panel`], with `m = tiles * MR`.
-unsafe fn run<S: Lanes, const MR: usize, const NV: usize, const NARROW: bool>(
+unsafe fn run<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
     s: S,
     args: &Args,
     start: Cursor,
     tiles: usize,
 ) {
     // Instances that no panel asks for are empty.
-    if const { MR > S::POINTWISE_ROWS[NV - 1] } {
+    if const {
+        let rows = if TAIL == tail::HALVED { S::POINTWISE_HALVED_ROWS } else { S::POINTWISE_ROWS };
+        MR > rows[NV - 1]
+    } {
         return;
     }
     s.enter(
@@ -152,7 +182,7 @@ unsafe fn run<S: Lanes, const MR: usize, const NV: usize, const NARROW: bool>(
             let mut at = start;
             for _ in 0..tiles {
                 // SAFETY: the caller vouches for `tiles` tiles.
-                unsafe { tile::<S, MR, NV, NARROW>(s, args, at) };
+                unsafe { tile::<S, MR, NV, TAIL>(s, args, at) };
                 at = at.skip(args, MR);
             }
         },
@@ -162,15 +192,16 @@ unsafe fn run<S: Lanes, const MR: usize, const NV: usize, const NARROW: bool>(
 /// # Safety
 /// As for [`panel`], with `m = MR` and `nv = NV`.
 #[inline(always)]
-unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const NARROW: bool>(
+unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
     s: S,
     args: &Args,
     at: Cursor,
 ) {
     let c = |r: usize, v: usize| at.c.wrapping_add(r * args.c_row + v * args.c_vector);
     let load = |v: usize, p: *const f32| {
+        let cut = TAIL != tail::WHOLE && v == NV - 1;
         // SAFETY: `p` is vector v of a pixel of the tile.
-        unsafe { if NARROW && v == NV - 1 { s.load_first(p, args.last_lanes) } else { s.load(p) } }
+        unsafe { if cut { s.load_first(p, args.last_lanes) } else { s.load(p) } }
     };
 
     // The loops over `acc` are plain and short: each must unroll by itself, or
@@ -192,6 +223,14 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const NARROW: bool>(
                     *x = load(v, c(r, v).cast_const());
                 }
             }
+            if TAIL == tail::HALVED {
+                for r in 1..MR {
+                    if r % 2 == 1 {
+                        let upper = s.swap_halves(acc[r][NV - 1]);
+                        acc[r - 1][NV - 1] = s.join(acc[r - 1][NV - 1], upper, args.pixel_lanes);
+                    }
+                }
+            }
         }
     }
 
@@ -201,32 +240,51 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const NARROW: bool>(
     unsafe {
         for _ in 0..args.k / S::LANES {
             for step in 0..S::LANES / K_STEP {
-                s.rank_update(&mut acc, a.add(step * K_STEP), args.a_row, b);
+                let a = a.add(step * K_STEP);
+                if TAIL == tail::HALVED {
+                    for k in 0..K_STEP {
+                        rank_one_halved(s, &mut acc, args, a.add(k), b.add(k * NV * S::LANES));
+                    }
+                } else {
+                    s.rank_update(&mut acc, a, args.a_row, b);
+                }
                 b = b.add(K_STEP * NV * S::LANES);
             }
             a = a.wrapping_add(args.a_block);
         }
         for k in 0..args.k % S::LANES {
-            s.rank_one(&mut acc, a.add(k), args.a_row, b);
+            if TAIL == tail::HALVED {
+                rank_one_halved(s, &mut acc, args, a.add(k), b);
+            } else {
+                s.rank_one(&mut acc, a.add(k), args.a_row, b);
+            }
             b = b.add(NV * S::LANES);
         }
     }
 
-    if let Some(Epilogue { bounds: Some([lo, hi]), residual_row, .. }) = args.epilogue {
+    let clamp = args.epilogue.and_then(|epilogue| epilogue.bounds);
+    if let Some([lo, hi]) = clamp {
         let (lo, hi) = (s.splat(lo), s.splat(hi));
         for row in &mut acc {
             for x in row {
                 *x = s.min(hi, s.max(lo, *x));
             }
         }
-        if !at.residual.is_null() {
-            for (r, row) in acc.iter_mut().enumerate() {
-                for (v, x) in row.iter_mut().enumerate() {
-                    *x = s.add(
-                        *x,
-                        load(v, at.residual.wrapping_add(r * residual_row + v * S::LANES)),
-                    );
-                }
+    }
+    if TAIL == tail::HALVED {
+        for r in 1..MR {
+            if r % 2 == 1 {
+                acc[r][NV - 1] = s.swap_halves(acc[r - 1][NV - 1]);
+            }
+        }
+    }
+    if let (Some(Epilogue { residual_row, .. }), Some(_), false) =
+        (args.epilogue, clamp, at.residual.is_null())
+    {
+        for (r, row) in acc.iter_mut().enumerate() {
+            for (v, x) in row.iter_mut().enumerate() {
+                let p = at.residual.wrapping_add(r * residual_row + v * S::LANES);
+                *x = s.add(*x, load(v, p));
             }
         }
     }
@@ -234,7 +292,7 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const NARROW: bool>(
         for (v, &x) in row.iter().enumerate() {
             // SAFETY: vector v of pixel r, cut to the lanes that exist.
             unsafe {
-                if NARROW && v == NV - 1 {
+                if TAIL != tail::WHOLE && v == NV - 1 {
                     s.store_first(c(r, v), x, args.last_lanes);
                 } else {
                     s.store(c(r, v), x);
@@ -245,6 +303,44 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const NARROW: bool>(
     if let Some(epilogue @ Epilogue { bounds: None, .. }) = &args.epilogue {
         // SAFETY: the tile just written and its residual.
         unsafe { activate(s, args, epilogue, at, [MR, NV]) };
+    }
+}
+
+/// As [`Lanes::rank_one`], where the last vector of `b` holds the weights of at
+/// most half a vector of channels twice: it meets two pixels at once, and
+/// `acc[r][NV - 1]` with even `r` holds pixel `r` below pixel `r + 1`.
+///
+/// # Safety
+/// As for [`Lanes::rank_one`].
+#[inline(always)]
+unsafe fn rank_one_halved<S: Lanes, const MR: usize, const NV: usize>(
+    s: S,
+    acc: &mut [[S::V; NV]; MR],
+    args: &Args,
+    a: *const f32,
+    b: *const f32,
+) {
+    if S::STEPS_APART {
+        compiler_fence(Ordering::SeqCst);
+    }
+    // SAFETY: v < NV vectors of `b`, row r < MR of `a`.
+    unsafe {
+        let b: [S::V; NV] = core::array::from_fn(|v| s.load(b.add(v * S::LANES)));
+        for r in (0..MR).step_by(2) {
+            let x = s.splat(*a.add(r * args.a_row));
+            let mut both = x;
+            for v in 0..NV - 1 {
+                acc[r][v] = s.mul_add(x, b[v], acc[r][v]);
+            }
+            if r + 1 < MR {
+                let x = s.splat(*a.add((r + 1) * args.a_row));
+                both = s.join(both, x, args.pixel_lanes);
+                for v in 0..NV - 1 {
+                    acc[r + 1][v] = s.mul_add(x, b[v], acc[r + 1][v]);
+                }
+            }
+            acc[r][NV - 1] = s.mul_add(both, b[NV - 1], acc[r][NV - 1]);
+        }
     }
 }
 
@@ -339,6 +435,7 @@ impl Kernel for Layer<'_> {
                         c_row: c_out,
                         c_vector: S::LANES,
                         last_lanes: (c_out - first).min(width) - (width - S::LANES),
+                        pixel_lanes: panel.pixel_lanes::<S>(),
                         start: Start::Bias(bias.as_ptr().add(first)),
                         epilogue: Some(Epilogue {
                             activation: self.activation,

@@ -197,8 +197,13 @@ struct Name<'a>(&'a PackedPointwise);
 impl Kernel for Name<'_> {
     type Output = String;
     fn run<S: Lanes>(self, _: S) -> String {
-        let vectors = self.0.panels.first().map_or(1, |panel| panel.vectors);
-        let rows = S::POINTWISE_ROWS[vectors - 1];
-        format!("pointwise_f32_{rows}x{}_{}", vectors * S::LANES, S::NAME)
+        let (vectors, halved) =
+            self.0.panels.first().map_or((1, false), |panel| (panel.vectors, panel.halved));
+        let (rows, columns) = if halved {
+            (S::POINTWISE_HALVED_ROWS[vectors - 1], vectors * S::LANES - S::LANES / 2)
+        } else {
+            (S::POINTWISE_ROWS[vectors - 1], vectors * S::LANES)
+        };
+        format!("pointwise_f32_{rows}x{columns}_{}", S::NAME)
     }
 }

@@ -82,6 +82,15 @@ unsafe impl Lanes for Avx2 {
         self.avx._mm256_min_ps(bound, x)
     }
     #[inline(always)]
+    fn join(self, low: __m256, high: __m256, n: usize) -> __m256 {
+        let mask = self.avx._mm256_castsi256_ps(self.first(n));
+        self.avx._mm256_blendv_ps(high, low, mask)
+    }
+    #[inline(always)]
+    fn swap_halves(self, x: __m256) -> __m256 {
+        self.avx._mm256_permute2f128_ps::<0x01>(x, x)
+    }
+    #[inline(always)]
     fn shift_to_exponent(self, x: __m256) -> __m256 {
         let bits = self.avx._mm256_castps_si256(x);
         self.avx._mm256_castsi256_ps(self.avx2._mm256_slli_epi32::<23>(bits))

@@ -38,6 +38,7 @@ unsafe impl Lanes for Avx512 {
     const NAME: &'static str = "avx512";
     const REGISTERS: usize = 32;
     const POINTWISE_ROWS: [usize; MAX_VECTORS] = [14, 12, 9, 0];
+    const POINTWISE_HALVED_ROWS: [usize; MAX_VECTORS] = [14, 14, 9, 0];
     const POINTWISE_VECTORS: usize = 2;
     const STEPS_APART: bool = true;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = [[2, 7], [2, 7], [2, 7], [2, 7], [1, 7]];
@@ -79,6 +80,14 @@ unsafe impl Lanes for Avx512 {
     #[inline(always)]
     fn min(self, bound: __m512, x: __m512) -> __m512 {
         self.avx512f._mm512_min_ps(bound, x)
+    }
+    #[inline(always)]
+    fn join(self, low: __m512, high: __m512, n: usize) -> __m512 {
+        self.avx512f._mm512_mask_blend_ps(Self::first(n), high, low)
+    }
+    #[inline(always)]
+    fn swap_halves(self, x: __m512) -> __m512 {
+        self.avx512f._mm512_shuffle_f32x4::<0b01_00_11_10>(x, x)
     }
     #[inline(always)]
     fn shift_to_exponent(self, x: __m512) -> __m512 {

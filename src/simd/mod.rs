@@ -54,6 +54,9 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
     /// vectors keeps in registers without a spill; 0 where such a tile is not
     /// used.
     const POINTWISE_ROWS: [usize; MAX_VECTORS];
+    /// The same for tiles whose last vector serves two pixels, one in each half,
+    /// since it has at most half a vector of channels.
+    const POINTWISE_HALVED_ROWS: [usize; MAX_VECTORS] = [0; MAX_VECTORS];
     /// The width in vectors of most pointwise panels.
     const POINTWISE_VECTORS: usize;
     /// Whether the compiler must keep the loads of a pointwise step behind the
@@ -80,6 +83,10 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
     fn max(self, bound: Self::V, x: Self::V) -> Self::V;
     /// The smaller lane; NaN wherever `x` is NaN, provided that `bound` is not.
     fn min(self, bound: Self::V, x: Self::V) -> Self::V;
+    /// The first `n` lanes of `low` and the others of `high`, `0 < n <= LANES`.
+    fn join(self, low: Self::V, high: Self::V, n: usize) -> Self::V;
+    /// The upper half of the lanes below the lower half.
+    fn swap_halves(self, x: Self::V) -> Self::V;
     /// Each lane's bits shifted left by 23: moves an integer from the low end
     /// of the mantissa into the exponent.
     fn shift_to_exponent(self, x: Self::V) -> Self::V;

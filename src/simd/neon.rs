@@ -1,9 +1,10 @@
 //! NEON (Advanced SIMD) on aarch64: 4 lanes, 32 registers.
 
 use core::arch::aarch64::{
-    float32x4_t, vaddq_f32, vdivq_f32, vdupq_n_f32, vfmaq_f32, vfmaq_laneq_f32, vld1q_f32,
-    vld1q_lane_f32, vmaxq_f32, vminq_f32, vmulq_f32, vreinterpretq_f32_u32, vreinterpretq_u32_f32,
-    vshlq_n_u32, vst1q_f32, vst1q_lane_f32, vsubq_f32,
+    float32x4_t, vaddq_f32, vbslq_f32, vcltq_u32, vdivq_f32, vdupq_n_f32, vdupq_n_u32, vextq_f32,
+    vfmaq_f32, vfmaq_laneq_f32, vld1q_f32, vld1q_lane_f32, vld1q_u32, vmaxq_f32, vminq_f32,
+    vmulq_f32, vreinterpretq_f32_u32, vreinterpretq_u32_f32, vshlq_n_u32, vst1q_f32,
+    vst1q_lane_f32, vsubq_f32,
 };
 
 use super::{K_STEP, Lanes, MAX_VECTORS};
@@ -77,6 +78,19 @@ unsafe impl Lanes for Neon {
     fn min(self, bound: float32x4_t, x: float32x4_t) -> float32x4_t {
         // SAFETY: NEON is enabled.
         unsafe { vminq_f32(bound, x) }
+    }
+    #[inline(always)]
+    fn join(self, low: float32x4_t, high: float32x4_t, n: usize) -> float32x4_t {
+        // SAFETY: NEON is enabled; four numbers are read from an array of four.
+        unsafe {
+            let lane = vld1q_u32([0, 1, 2, 3].as_ptr());
+            vbslq_f32(vcltq_u32(lane, vdupq_n_u32(n as u32)), low, high)
+        }
+    }
+    #[inline(always)]
+    fn swap_halves(self, x: float32x4_t) -> float32x4_t {
+        // SAFETY: NEON is enabled.
+        unsafe { vextq_f32::<2>(x, x) }
     }
     #[inline(always)]
     fn shift_to_exponent(self, x: float32x4_t) -> float32x4_t {

@@ -62,6 +62,16 @@ unsafe impl Lanes for Portable {
         x.simd_gt(bound).select(bound, x)
     }
     #[inline(always)]
+    fn join(self, low: f32x4, high: f32x4, n: usize) -> f32x4 {
+        let (low, high) = (low.to_array(), high.to_array());
+        f32x4::new(core::array::from_fn(|i| if i < n { low[i] } else { high[i] }))
+    }
+    #[inline(always)]
+    fn swap_halves(self, x: f32x4) -> f32x4 {
+        let [a, b, c, d] = x.to_array();
+        f32x4::new([c, d, a, b])
+    }
+    #[inline(always)]
     fn shift_to_exponent(self, x: f32x4) -> f32x4 {
         cast(cast::<f32x4, i32x4>(x) << 23)
     }
