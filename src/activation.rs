@@ -44,6 +44,17 @@ pub enum Activation {
     Silu,
 }
 
+/// An activation as the kernels tell them apart.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Finish {
+    /// Nothing: a linear layer.
+    Keep,
+    /// Two instructions on each register before it is stored.
+    Clamp([f32; 2]),
+    /// Too long for that: in a pass over what was stored.
+    Apply(Activation),
+}
+
 impl Activation {
     /// The activation of one number.
     pub fn apply(self, x: f32) -> f32 {
@@ -94,15 +105,14 @@ impl Activation {
         if valid { Ok(()) } else { Err(Error::InvalidActivation(self)) }
     }
 
-    /// The bounds, where this activation is a clamp: those cost two
-    /// instructions in a kernel's epilogue, so one path serves them all.
-    pub(crate) fn bounds(self) -> Option<[f32; 2]> {
+    /// What a kernel does with its sums.
+    pub(crate) fn finish(self) -> Finish {
         match self {
-            Self::Identity => Some([f32::NEG_INFINITY, f32::INFINITY]),
-            Self::Relu => Some([0.0, f32::INFINITY]),
-            Self::Relu6 => Some([0.0, 6.0]),
-            Self::Clamp { lo, hi } => Some([lo, hi]),
-            _ => None,
+            Self::Identity => Finish::Keep,
+            Self::Relu => Finish::Clamp([0.0, f32::INFINITY]),
+            Self::Relu6 => Finish::Clamp([0.0, 6.0]),
+            Self::Clamp { lo, hi } => Finish::Clamp([lo, hi]),
+            _ => Finish::Apply(self),
         }
     }
 

@@ -198,8 +198,7 @@ impl Block<'_> {
                         stage.packed.bias.as_ptr().add(panel.first * S::LANES),
                     ),
                     epilogue: Some(pointwise::Epilogue {
-                        activation: stage.activation,
-                        bounds: stage.activation.bounds(),
+                        finish: stage.activation.finish(),
                         residual: core::ptr::null(),
                         residual_row: 0,
                     }),
@@ -248,8 +247,7 @@ impl Block<'_> {
                 block: 2,
                 input_lanes: S::LANES,
                 output_lanes: S::LANES,
-                activation: self.depthwise_activation,
-                bounds: self.depthwise_activation.bounds(),
+                finish: self.depthwise_activation.finish(),
             };
             let args = match self.expand {
                 Some(_) => ring,
@@ -311,8 +309,7 @@ impl Block<'_> {
                         pointwise::Start::Partial
                     },
                     epilogue: last.then(|| pointwise::Epilogue {
-                        activation: self.project.activation,
-                        bounds: self.project.activation.bounds(),
+                        finish: self.project.activation.finish(),
                         residual: if self.residual {
                             x.add(rows.start * width * c_out + first)
                         } else {

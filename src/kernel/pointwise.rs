@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use crate::activation::Activation;
+use crate::activation::{Activation, Finish};
 use crate::pack::PackedPointwise;
 use crate::simd::{K_STEP, Kernel, Lanes};
 
@@ -30,9 +30,7 @@ pub(crate) enum Start {
 /// What happens to the sums when the last input channel is in.
 #[derive(Clone, Copy)]
 pub(crate) struct Epilogue {
-    pub(crate) activation: Activation,
-    /// The activation's bounds, where it is a clamp.
-    pub(crate) bounds: Option<[f32; 2]>,
+    pub(crate) finish: Finish,
     /// Added after the activation; null where there is none. In the output's
     /// layout, with rows `residual_row` apart.
     pub(crate) residual: *const f32,
@@ -262,8 +260,8 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
         }
     }
 
-    let clamp = args.epilogue.and_then(|epilogue| epilogue.bounds);
-    if let Some([lo, hi]) = clamp {
+    let finish = args.epilogue.map_or(Finish::Keep, |epilogue| epilogue.finish);
+    if let Finish::Clamp([lo, hi]) = finish {
         let (lo, hi) = (s.splat(lo), s.splat(hi));
         for row in &mut acc {
             for x in row {
@@ -278,8 +276,8 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
             }
         }
     }
-    if let (Some(Epilogue { residual_row, .. }), Some(_), false) =
-        (args.epilogue, clamp, at.residual.is_null())
+    if let (Some(Epilogue { residual_row, .. }), Finish::Keep | Finish::Clamp(_), false) =
+        (args.epilogue, finish, at.residual.is_null())
     {
         for (r, row) in acc.iter_mut().enumerate() {
             for (v, x) in row.iter_mut().enumerate() {
@@ -300,9 +298,9 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
             }
         }
     }
-    if let Some(epilogue @ Epilogue { bounds: None, .. }) = &args.epilogue {
+    if let Some(Epilogue { finish: Finish::Apply(activation), residual_row, .. }) = args.epilogue {
         // SAFETY: the tile just written and its residual.
-        unsafe { activate(s, args, epilogue, at, [MR, NV]) };
+        unsafe { activate(s, args, activation, residual_row, at, [MR, NV]) };
     }
 }
 
@@ -353,7 +351,8 @@ unsafe fn rank_one_halved<S: Lanes, const MR: usize, const NV: usize>(
 unsafe fn activate<S: Lanes>(
     s: S,
     args: &Args,
-    epilogue: &Epilogue,
+    activation: Activation,
+    residual_row: usize,
     at: Cursor,
     [mr, nv]: [usize; 2],
 ) {
@@ -366,9 +365,9 @@ unsafe fn activate<S: Lanes>(
                     // SAFETY: pixel r, vector v and its lanes are the caller's.
                     unsafe {
                         let p = at.c.add(r * args.c_row + v * args.c_vector);
-                        let mut x = epilogue.activation.apply_lanes(s, s.load_first(p, lanes));
+                        let mut x = activation.apply_lanes(s, s.load_first(p, lanes));
                         if !at.residual.is_null() {
-                            let q = at.residual.add(r * epilogue.residual_row + v * S::LANES);
+                            let q = at.residual.add(r * residual_row + v * S::LANES);
                             x = s.add(x, s.load_first(q, lanes));
                         }
                         s.store_first(p, x, lanes);
@@ -438,8 +437,7 @@ impl Kernel for Layer<'_> {
                         pixel_lanes: panel.pixel_lanes::<S>(),
                         start: Start::Bias(bias.as_ptr().add(first)),
                         epilogue: Some(Epilogue {
-                            activation: self.activation,
-                            bounds: self.activation.bounds(),
+                            finish: self.activation.finish(),
                             residual: if self.residual.is_null() {
                                 self.residual
                             } else {

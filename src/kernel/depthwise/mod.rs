@@ -8,7 +8,7 @@ mod tile;
 
 use core::ops::Range;
 
-use crate::activation::Activation;
+use crate::activation::{Activation, Finish};
 use crate::pack::PackedDepthwise;
 use crate::shape::Placed;
 use crate::simd::{Kernel, Lanes};
@@ -40,9 +40,7 @@ pub(crate) struct Args<'a> {
     /// Channels of the last vector that exist in input and output, at least 1.
     pub(crate) input_lanes: usize,
     pub(crate) output_lanes: usize,
-    pub(crate) activation: Activation,
-    /// The activation's bounds, where it is a clamp.
-    pub(crate) bounds: Option<[f32; 2]>,
+    pub(crate) finish: Finish,
 }
 
 /// Computes the output rows `rows`.
@@ -272,8 +270,7 @@ impl Kernel for Layer<'_> {
                         block: vectors,
                         input_lanes: lanes,
                         output_lanes: lanes,
-                        activation: self.activation,
-                        bounds: self.activation.bounds(),
+                        finish: self.activation.finish(),
                     };
                     self::rows(s, &args, rows);
                 }

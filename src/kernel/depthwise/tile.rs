@@ -8,6 +8,7 @@ use core::ops::Range;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::Args;
+use crate::activation::{Activation, Finish};
 use crate::shape::Placed;
 use crate::simd::Lanes;
 
@@ -196,11 +197,17 @@ unsafe fn walk<
                 let at = |r: usize, c: usize| output.wrapping_add(r * output_row + c * output_column);
                 // Fetched again for each tile, or they would wait on the stack.
                 compiler_fence(Ordering::SeqCst);
-                let bounds = args.bounds;
-                let [lo, hi] = bounds.unwrap_or([0.0; 2]).map(|x| s.splat(x));
+                let finish = args.finish;
+                if let Finish::Clamp([lo, hi]) = finish {
+                    let (lo, hi) = (s.splat(lo), s.splat(hi));
+                    for row in &mut acc {
+                        for x in row {
+                            *x = s.min(hi, s.max(lo, *x));
+                        }
+                    }
+                }
                 for (r, row) in acc.iter().enumerate() {
-                    for (c, &acc) in row.iter().enumerate() {
-                        let y = if bounds.is_some() { s.min(hi, s.max(lo, acc)) } else { acc };
+                    for (c, &y) in row.iter().enumerate() {
                         // SAFETY: this row and column of the tile are among the output's.
                         unsafe {
                             if NARROW {
@@ -211,11 +218,11 @@ unsafe fn walk<
                         }
                     }
                 }
-                if bounds.is_none() {
+                if let Finish::Apply(activation) = finish {
                     let lanes = if NARROW { args.output_lanes } else { S::LANES };
                     for r in 0..R {
                         // SAFETY: the pixels just written.
-                        unsafe { activate(s, args, at(r, 0), C, lanes) }
+                        unsafe { activate(s, args, activation, at(r, 0), C, lanes) }
                     }
                 }
                 input = input.wrapping_add(walk.input_step);
@@ -384,6 +391,7 @@ unsafe fn any_window<S: Lanes, const NARROW: bool, const C: usize>(
 unsafe fn activate<S: Lanes>(
     s: S,
     args: &Args<'_>,
+    activation: Activation,
     output: *mut f32,
     columns: usize,
     lanes: usize,
@@ -396,7 +404,7 @@ unsafe fn activate<S: Lanes>(
                 unsafe {
                     let p = output.add(i * args.output_column);
                     let x = s.load_first(p, lanes);
-                    s.store_first(p, args.activation.apply_lanes(s, x), lanes);
+                    s.store_first(p, activation.apply_lanes(s, x), lanes);
                 }
             }
         },
