@@ -1,7 +1,8 @@
-//! Memory that starts on a cache line.
+//! Memory that starts on a cache line, and memory that tasks share.
 
-#![allow(unsafe_code, reason = "views an array of cache lines as numbers or bytes")]
+#![allow(unsafe_code, reason = "views memory as another type, and from several threads")]
 
+use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ops::{Deref, DerefMut};
 
@@ -77,5 +78,42 @@ impl DerefMut for Scratch {
     fn deref_mut(&mut self) -> &mut [MaybeUninit<u8>] {
         // SAFETY: as above, and the borrow is exclusive.
         unsafe { core::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * ALIGN) }
+    }
+}
+
+/// A slice, initialised or not, of which every task writes its own part.
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a pointer to exclusively borrowed memory; whoever writes through it
+// answers for the parts being disjoint.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
+    }
+
+    pub(crate) fn uninit(slice: &'a mut [MaybeUninit<T>]) -> Self {
+        Self { start: slice.as_mut_ptr().cast(), len: slice.len(), slice: PhantomData }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn as_mut_ptr(&self) -> *mut T {
+        self.start
+    }
+
+    /// # Safety
+    /// Every element has been written, or was initialised from the start, and no
+    /// task is left that uses the pointer.
+    pub(crate) unsafe fn assume_init(self) -> &'a mut [T] {
+        // SAFETY: the slice that `self` was made of, which it borrows exclusively.
+        unsafe { core::slice::from_raw_parts_mut(self.start, self.len) }
     }
 }

@@ -24,12 +24,18 @@
 //! - Tensors are plain slices, NHWC. Nothing is read or written outside them,
 //!   not by one byte.
 //! - For one instruction set the result is the same bit for bit, whatever the
-//!   schedule: fused, unfused, any tile, any batch.
+//!   schedule: fused, unfused, any tile, any batch, any number of tasks.
 //! - NaN in an input or weight makes every output that sums it NaN;
 //!   activations keep NaN. A padded tap contributes nothing, whatever its
 //!   weight. The sign of a zero result is not specified.
 //! - Errors are found before any work and hold the numbers ([`Error`]).
 //! - Every operation and plan is `Send + Sync` and cheap to clone.
+//!
+//! # Threads
+//!
+//! A plan is cut into as many tasks as [`PlanOptions::threads`] says, and
+//! `run_with` hands them to an [`Executor`]: five lines over any pool. The crate
+//! starts no threads.
 //!
 //! # Instruction sets
 //!
@@ -40,7 +46,8 @@
 //! # Features
 //!
 //! `std` (default): `MBCONV_ISA`, cache sizes from the operating system,
-//! `measure_peak`. Without it the crate is `no_std` with `alloc`.
+//! `measure_peak`. Without it the crate is `no_std` with `alloc`. `rayon`: the
+//! executor `Rayon`.
 
 #![no_std]
 #![warn(unreachable_pub, clippy::std_instead_of_core, clippy::unwrap_used)]
@@ -52,6 +59,7 @@ extern crate std;
 mod activation;
 mod buffer;
 mod error;
+mod executor;
 mod fold;
 mod isa;
 mod kernel;
@@ -64,10 +72,14 @@ pub mod reference;
 mod schedule;
 mod shape;
 mod simd;
+mod split;
 
 pub use activation::Activation;
 pub use buffer::Scratch;
 pub use error::{Error, Result};
+#[cfg(feature = "rayon")]
+pub use executor::Rayon;
+pub use executor::{Executor, Serial};
 pub use fold::{BatchNorm, ChannelAxis, fold_batch_norm};
 pub use isa::Isa;
 pub use op::bottleneck::{BottleneckPlan, InvertedBottleneck};

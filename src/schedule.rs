@@ -91,12 +91,19 @@ pub enum Schedule {
 pub struct PlanOptions {
     pub(crate) schedule: Schedule,
     pub(crate) caches: Caches,
+    pub(crate) threads: usize,
+    pub(crate) flush_denormals: bool,
 }
 
 impl PlanOptions {
-    /// [`Schedule::Auto`] with the detected caches.
+    /// [`Schedule::Auto`] with the detected caches, for one thread.
     pub fn new() -> Self {
-        Self { schedule: Schedule::Auto, caches: Caches::detect() }
+        Self {
+            schedule: Schedule::Auto,
+            caches: Caches::detect(),
+            threads: 1,
+            flush_denormals: false,
+        }
     }
 
     /// Sets the schedule of a block; single layers ignore it.
@@ -110,6 +117,27 @@ impl PlanOptions {
     #[must_use]
     pub fn caches(mut self, caches: Caches) -> Self {
         self.caches = caches;
+        self
+    }
+
+    /// Sets into how many tasks of equal work a plan is cut, as far as its shape
+    /// allows: as many as threads are to run it through `run_with`, at least 1
+    /// and at most 256. Each takes scratch memory of its own. The result is the
+    /// same bit for bit.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Sets whether runs count denormal numbers, which are below 1.2e-38 and slow
+    /// on many CPUs, as zero: in what they read as well as in what they compute.
+    /// Off unless set. The control register (MXCSR on x86-64, FPCR on aarch64) is
+    /// changed on the thread of each task and restored when that ends; on other
+    /// architectures nothing is changed.
+    #[must_use]
+    pub fn flush_denormals(mut self, flush: bool) -> Self {
+        self.flush_denormals = flush;
         self
     }
 }

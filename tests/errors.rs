@@ -6,8 +6,8 @@ mod common;
 use common::isas;
 use mbconv::{
     Activation, BatchNorm, BottleneckParams, ChannelAxis, Depthwise, DepthwiseParams, Error,
-    InvertedBottleneck, Isa, Padding, Pointwise, PointwiseParams, Result, Shape, fold_batch_norm,
-    reference,
+    InvertedBottleneck, Isa, Padding, PlanOptions, Pointwise, PointwiseParams, Result, Serial,
+    Shape, fold_batch_norm, reference,
 };
 
 /// The error that a call must give.
@@ -23,6 +23,11 @@ fn expect<T>(result: Result<T>, expected: Error, message: &str) {
 }
 
 const HUGE: usize = usize::MAX / 2;
+const ZERO_THREADS: Error = Error::ZeroSize { what: "threads" };
+
+fn no_threads() -> PlanOptions {
+    PlanOptions::new().threads(0)
+}
 
 #[test]
 fn pointwise() {
@@ -61,7 +66,9 @@ fn pointwise() {
     let shape = Shape::new(HUGE, 2, 3);
     expect(op.plan(shape).map(drop), Error::Overflow { what: "tensor" }, "tensor");
 
-    let plan = op.plan(Shape::new(1, 2, 2)).unwrap();
+    let shape = Shape::new(1, 2, 2);
+    expect(op.plan_with(shape, &no_threads()).map(drop), ZERO_THREADS, "threads is 0");
+    let plan = op.plan(shape).unwrap();
     let (x, r) = ([0.0; 8], [0.0; 12]);
     for n in [0, 7, 9] {
         let length = Error::Length { what: "input", expected: 8, actual: n };
@@ -125,7 +132,9 @@ fn depthwise() {
     let shape = Shape::new(1, HUGE, HUGE);
     expect(op.plan(shape).map(drop), Error::Overflow { what: "tensor" }, "tensor");
 
-    let plan = op.plan(Shape::new(1, 3, 4)).unwrap();
+    let shape = Shape::new(1, 3, 4);
+    expect(op.plan_with(shape, &no_threads()).map(drop), ZERO_THREADS, "threads is 0");
+    let plan = op.plan(shape).unwrap();
     assert_eq!(plan.output_shape(), Shape::new(1, 2, 2));
     let length = Error::Length { what: "input", expected: 24, actual: 23 };
     expect(plan.run(&[0.0; 23], &mut [0.0; 8]), length, "23");
@@ -158,6 +167,7 @@ fn bottleneck() {
     let op = InvertedBottleneck::new(&params).unwrap();
     let huge = Shape::new(1, 1 << 30, 1 << 30);
     assert!(matches!(op.plan(huge), Err(Error::Overflow { .. })));
+    expect(op.plan_with(shape, &no_threads()).map(drop), ZERO_THREADS, "threads is 0");
     let plan = op.plan(shape).unwrap();
     let mut scratch = plan.scratch();
     let length = Error::Length { what: "input", expected: 32, actual: 31 };
@@ -168,6 +178,16 @@ fn bottleneck() {
     let length = Error::Length { what: "scratch", expected, actual };
     let run = plan.run(&[0.0; 32], &mut [0.0; 48], &mut scratch[..actual]);
     expect(run, length, &actual.to_string());
+
+    // Two tasks ask for more scratch than one; more than there can be are cut off.
+    let options = PlanOptions::new().threads(2);
+    let two = op.plan_with(shape, &options).unwrap();
+    let expected = two.scratch_bytes();
+    assert!(expected > plan.scratch_bytes());
+    let length = Error::Length { what: "scratch", expected, actual };
+    let run = two.run_with(&Serial, &[0.0; 32], &mut [0.0; 48], &mut scratch[..actual]);
+    expect(run, length, &actual.to_string());
+    assert!(op.plan_with(shape, &options.threads(usize::MAX)).is_ok());
 }
 
 #[test]

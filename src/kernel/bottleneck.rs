@@ -10,9 +10,10 @@
 use core::ops::Range;
 
 use crate::activation::Activation;
+use crate::kernel::parts::{Axis, Parts, by_image, share};
 use crate::kernel::{depthwise, pointwise};
-use crate::pack::{PackedDepthwise, PackedPointwise};
-use crate::shape::Placed;
+use crate::pack::{PackedDepthwise, PackedPointwise, Panel};
+use crate::shape::{Placed, Shape};
 use crate::simd::{Kernel, Lanes};
 
 /// The size of a tile and of the two buffers that hold it.
@@ -29,6 +30,42 @@ pub(crate) struct Tile {
     pub(crate) interleaved: bool,
 }
 
+/// How a block is cut into tasks. Where one task reads what others have written,
+/// the cut has phases: all tasks of one end before the next begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// Output rows of the whole batch. A task has a tile of its own and computes
+    /// the expanded rows between it and the next by itself.
+    Rows,
+    /// Image by image: rows of the expanded tensor, then output rows.
+    Stages,
+    /// Image by image: channels, up to the depthwise output, then the projection
+    /// along this axis.
+    Channels(Axis),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cut {
+    pub(crate) by: By,
+    pub(crate) tasks: usize,
+}
+
+impl Cut {
+    /// How often the tasks are run.
+    pub(crate) fn phases(&self, batch: usize) -> usize {
+        if self.by == By::Rows { 1 } else { 2 * batch }
+    }
+
+    /// How many rings and bands there are: one for each task or one for all.
+    pub(crate) fn buffers(&self) -> [usize; 2] {
+        match self.by {
+            By::Rows => [self.tasks, self.tasks],
+            By::Stages => [1, self.tasks],
+            By::Channels(_) => [self.tasks, 1],
+        }
+    }
+}
+
 /// A pointwise stage, its panels in order.
 #[derive(Clone, Copy)]
 pub(crate) struct Stage<'a> {
@@ -37,6 +74,7 @@ pub(crate) struct Stage<'a> {
 }
 
 /// A block ready to run on some images.
+#[derive(Clone, Copy)]
 pub(crate) struct Block<'a> {
     pub(crate) window: &'a Placed,
     pub(crate) expand: Option<Stage<'a>>,
@@ -45,11 +83,12 @@ pub(crate) struct Block<'a> {
     pub(crate) project: Stage<'a>,
     pub(crate) residual: bool,
     pub(crate) tile: Tile,
+    pub(crate) cut: Cut,
     /// NHWC images.
     pub(crate) input: *const f32,
     pub(crate) output: *mut f32,
-    /// The ring and the band, [`Tile::ring_elements`] and
-    /// [`Tile::band_elements`] long.
+    /// The task's ring, [`Tile::ring_elements`] long, and its band,
+    /// [`Tile::band_elements`] or, where all tasks share it, as long for all vectors.
     pub(crate) expanded: *mut f32,
     pub(crate) band: *mut f32,
 }
@@ -66,18 +105,24 @@ impl Tile {
     }
 }
 
-/// The pointers of a [`Block`] are valid for its shapes, the output and the two
-/// buffers are its alone.
-pub(crate) struct Run<'a>(Block<'a>);
+/// One task of a block. The pointers of the [`Block`] are valid for its shapes,
+/// and what the task writes is its alone.
+pub(crate) struct Run<'a> {
+    block: Block<'a>,
+    phase: usize,
+    task: usize,
+}
 
 impl<'a> Run<'a> {
     /// # Safety
     /// Input and output are valid for the window's shapes with the stages'
-    /// channels, the buffers as their fields say; neither output nor buffers
-    /// overlap anything or are touched by another thread; the stages are packed
-    /// for the instruction set that this is dispatched to.
-    pub(crate) unsafe fn new(block: Block<'a>) -> Self {
-        Self(block)
+    /// channels, the buffers as their fields say, one for each task or for all as
+    /// [`Cut::buffers`] has it; neither output nor buffers overlap anything or are
+    /// touched by anybody else; no two runs of a phase have the same task, and
+    /// those of the phases before have ended; the stages are packed for the
+    /// instruction set that this is dispatched to.
+    pub(crate) unsafe fn new(block: Block<'a>, phase: usize, task: usize) -> Self {
+        Self { block, phase, task }
     }
 }
 
@@ -85,30 +130,125 @@ impl Kernel for Run<'_> {
     type Output = ();
 
     fn run<S: Lanes>(self, s: S) {
-        let block = self.0;
-        let (input, output) = (block.window.input, block.window.output);
-        let c_in = block.c_in();
-        let vectors = block.depthwise.channels.div_ceil(S::LANES);
-        for image in 0..input.batch {
-            // SAFETY: `Run::new` has vouched for every image.
-            unsafe {
-                let x = block.input.add(image * input.height * input.width * c_in);
-                let c_out = block.project.packed.c_out;
-                let y = block.output.add(image * output.height * output.width * c_out);
-                let mut first = 0;
-                while first < vectors {
-                    let slab = block.slab(first, vectors);
-                    block.run_slab(s, x, y, slab.clone());
-                    first = slab.end;
-                }
+        let Self { block, phase, task } = self;
+        let (image, first) = (phase / 2, phase.is_multiple_of(2));
+        // SAFETY: `Run::new` has vouched for the task's part of every image.
+        unsafe {
+            match block.cut.by {
+                By::Rows => block.rows(s, task),
+                By::Stages if first => block.expand_rows(s, image, task),
+                By::Stages => block.finish_rows(s, image, task),
+                By::Channels(_) if first => block.channels(s, image, task),
+                By::Channels(axis) => block.pixels(s, image, task, axis),
             }
         }
     }
 }
 
+/// The tasks. Safety is as for [`Run::new`].
 impl Block<'_> {
-    fn c_in(&self) -> usize {
-        self.expand.map_or(self.depthwise.channels, |expand| expand.packed.c_in)
+    /// Output rows from the input on.
+    unsafe fn rows<S: Lanes>(&self, s: S, task: usize) {
+        let output = self.window.output;
+        let vectors = self.vectors::<S>();
+        let rows = share(output.batch * output.height, self.cut.tasks, task);
+        for (image, rows) in by_image(rows, output.height) {
+            let mut first = 0;
+            while first < vectors {
+                let slab = self.slab(first, vectors);
+                first = slab.end;
+                // SAFETY: the image's rows are the task's.
+                unsafe { self.run_slab(s, self.image(image), slab, rows.clone()) };
+            }
+        }
+    }
+
+    /// Rows of the expanded tensor.
+    unsafe fn expand_rows<S: Lanes>(&self, s: S, image: usize, task: usize) {
+        let Some(expand) = &self.expand else { return };
+        let needed = self.window.input_rows(0..self.window.output.height);
+        let part = share(needed.len(), self.cut.tasks, task);
+        let rows = needed.start + part.start..needed.start + part.end;
+        let (x, _) = self.image(image);
+        let slab = 0..self.vectors::<S>();
+        for panel in &expand.packed.panels {
+            // SAFETY: the ring is all rows and vectors, and these rows are the task's.
+            unsafe { self.expand_panel(s, expand, x, &slab, panel, rows.clone()) };
+        }
+    }
+
+    /// Output rows from the expanded tensor on.
+    unsafe fn finish_rows<S: Lanes>(&self, s: S, image: usize, task: usize) {
+        let slab = 0..self.vectors::<S>();
+        let rows = share(self.window.output.height, self.cut.tasks, task);
+        if rows.is_empty() {
+            return;
+        }
+        let (x, y) = self.image(image);
+        // SAFETY: all rows are expanded; band and output rows are the task's.
+        unsafe {
+            self.depthwise_band(s, x, &slab, slab.clone(), rows.clone());
+            self.project_rows(s, (x, y), &slab, rows);
+        }
+    }
+
+    /// Channels from the input to the band of all channels and rows.
+    unsafe fn channels<S: Lanes>(&self, s: S, image: usize, task: usize) {
+        let window = self.window;
+        let rows = 0..window.output.height;
+        let needed = window.input_rows(rows.clone());
+        let (x, _) = self.image(image);
+        // The band from the slab on; its ring begins anew with each slab.
+        let at = |slab: &Range<usize>| Self {
+            band: self
+                .band
+                .wrapping_add(slab.start * self.tile.rows * window.output.width * S::LANES),
+            ..*self
+        };
+        // SAFETY: the vectors are the task's.
+        unsafe {
+            let Some(expand) = &self.expand else {
+                let slab = share(self.vectors::<S>(), self.cut.tasks, task);
+                if !slab.is_empty() {
+                    at(&slab).depthwise_band(s, x, &slab, slab.clone(), rows);
+                }
+                return;
+            };
+            let panels = &expand.packed.panels;
+            for panel in &panels[share(panels.len(), self.cut.tasks, task)] {
+                let slab = panel.first..panel.first + panel.vectors;
+                self.expand_panel(s, expand, x, &slab, panel, needed.clone());
+                at(&slab).depthwise_band(s, x, &slab, slab.clone(), rows.clone());
+            }
+        }
+    }
+
+    /// The projection of the whole band: some pixels, or some output channels.
+    unsafe fn pixels<S: Lanes>(&self, s: S, image: usize, task: usize, axis: Axis) {
+        let output = self.window.output;
+        let panels = &self.project.packed.panels;
+        let parts = Parts { axis, tasks: self.cut.tasks };
+        let [pixels, part] = parts.ranges(task, [output.height * output.width, panels.len()]);
+        let band = self.band.wrapping_add(pixels.start * S::LANES);
+        let slab = 0..self.vectors::<S>();
+        // SAFETY: the band is complete; pixels and channels are the task's.
+        unsafe { self.project(s, self.image(image), band, &slab, pixels, &panels[part]) };
+    }
+}
+
+impl Block<'_> {
+    fn vectors<S: Lanes>(&self) -> usize {
+        self.depthwise.channels.div_ceil(S::LANES)
+    }
+
+    /// An image's input and output.
+    fn image(&self, image: usize) -> (*const f32, *mut f32) {
+        let pixels = |shape: Shape| image * shape.height * shape.width;
+        let c_in = self.expand.map_or(self.depthwise.channels, |expand| expand.packed.c_in);
+        (
+            self.input.wrapping_add(pixels(self.window.input) * c_in),
+            self.output.wrapping_add(pixels(self.window.output) * self.project.packed.c_out),
+        )
     }
 
     /// The slab from vector `first` on: as many whole expand panels as fit a
@@ -122,17 +262,22 @@ impl Block<'_> {
         first..end
     }
 
-    /// All bands of one slab of one image.
+    /// All bands of one slab of some output rows.
     ///
     /// # Safety
     /// `x` and `y` are an image's input and output; else as for [`Run::new`].
-    unsafe fn run_slab<S: Lanes>(&self, s: S, x: *const f32, y: *mut f32, slab: Range<usize>) {
-        let window = self.window;
+    unsafe fn run_slab<S: Lanes>(
+        &self,
+        s: S,
+        (x, y): (*const f32, *mut f32),
+        slab: Range<usize>,
+        all: Range<usize>,
+    ) {
         let mut expanded_to = 0;
-        let mut top = 0;
-        while top < window.output.height {
-            let rows = top..(top + self.tile.rows).min(window.output.height);
-            let needed = window.input_rows(rows.clone());
+        let mut top = all.start;
+        while top < all.end {
+            let rows = top..(top + self.tile.rows).min(all.end);
+            let needed = self.window.input_rows(rows.clone());
             let new = needed.start.max(expanded_to)..needed.end.max(expanded_to);
             expanded_to = new.end;
             // SAFETY: rows and slab are within the block's.
@@ -154,7 +299,7 @@ impl Block<'_> {
                         }
                     }
                 }
-                self.project_band(s, x, y, &slab, rows.clone());
+                self.project_rows(s, (x, y), &slab, rows.clone());
             }
             top = rows.end;
         }
@@ -167,7 +312,7 @@ impl Block<'_> {
         stage: &Stage<'_>,
         x: *const f32,
         slab: &Range<usize>,
-        panel: &crate::pack::Panel,
+        panel: &Panel,
         new: Range<usize>,
     ) {
         let width = self.window.input.width;
@@ -268,36 +413,50 @@ impl Block<'_> {
         }
     }
 
-    /// Adds the slab's share to the output rows `rows`; the last slab finishes them.
-    unsafe fn project_band<S: Lanes>(
+    /// [`project`](Self::project) for the band's rows and all output channels.
+    unsafe fn project_rows<S: Lanes>(
         &self,
         s: S,
-        x: *const f32,
-        y: *mut f32,
+        image: (*const f32, *mut f32),
         slab: &Range<usize>,
         rows: Range<usize>,
     ) {
-        let window = self.window;
+        let width = self.window.output.width;
+        let pixels = rows.start * width..rows.end * width;
+        // SAFETY: passed on.
+        unsafe { self.project(s, image, self.band, slab, pixels, &self.project.packed.panels) };
+    }
+
+    /// Adds the slab's share to some output pixels, of which `band` has the first;
+    /// the last slab finishes them.
+    unsafe fn project<S: Lanes>(
+        &self,
+        s: S,
+        (x, y): (*const f32, *mut f32),
+        band: *const f32,
+        slab: &Range<usize>,
+        pixels: Range<usize>,
+        panels: &[Panel],
+    ) {
         let packed = self.project.packed;
         let (c_in, c_out) = (packed.c_in, packed.c_out);
-        let width = window.output.width;
         let channels = slab.start * S::LANES..(slab.end * S::LANES).min(c_in);
         let last = channels.end == c_in;
-        for panel in &packed.panels {
+        for panel in panels {
             let first = panel.first * S::LANES;
-            // SAFETY: the band's rows and vectors; output pixels and channels
+            // SAFETY: the band's pixels and vectors; output pixels and channels
             // below the image's; with a residual, input and output are of one shape.
             unsafe {
                 let args = pointwise::Args {
-                    a: self.band,
+                    a: band,
                     a_row: S::LANES,
-                    a_block: self.tile.rows * width * S::LANES,
+                    a_block: self.tile.rows * self.window.output.width * S::LANES,
                     k: channels.len(),
                     b: packed
                         .weights
                         .as_ptr()
                         .add(first * c_in + channels.start * panel.vectors * S::LANES),
-                    c: y.add(rows.start * width * c_out + first),
+                    c: y.add(pixels.start * c_out + first),
                     c_row: c_out,
                     c_vector: S::LANES,
                     last_lanes: (c_out - first).min(panel.vectors * S::LANES)
@@ -311,14 +470,14 @@ impl Block<'_> {
                     epilogue: last.then(|| pointwise::Epilogue {
                         finish: self.project.activation.finish(),
                         residual: if self.residual {
-                            x.add(rows.start * width * c_out + first)
+                            x.add(pixels.start * c_out + first)
                         } else {
                             core::ptr::null()
                         },
                         residual_row: c_out,
                     }),
                 };
-                pointwise::panel(s, &args, panel.vectors, rows.len() * width);
+                pointwise::panel(s, &args, panel.vectors, pixels.len());
             }
         }
     }

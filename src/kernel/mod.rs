@@ -7,6 +7,7 @@
 
 pub(crate) mod bottleneck;
 pub(crate) mod depthwise;
+pub(crate) mod parts;
 #[cfg(feature = "std")]
 pub(crate) mod peak;
 pub(crate) mod pointwise;

@@ -1,6 +1,7 @@
 //! The pointwise tile: `MR` pixels by `NV` vectors of output channels, held in
 //! registers while the input channels stream past.
 
+use core::ops::Range;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use crate::activation::{Activation, Finish};
@@ -378,11 +379,12 @@ unsafe fn activate<S: Lanes>(
     );
 }
 
-/// A whole 1x1 convolution over NHWC pixels.
+/// A 1x1 convolution over NHWC pixels, or a part of one.
 pub(crate) struct Layer<'a> {
     packed: &'a PackedPointwise,
     activation: Activation,
-    pixels: usize,
+    pixels: Range<usize>,
+    panels: Range<usize>,
     block: usize,
     input: *const f32,
     residual: *const f32,
@@ -390,23 +392,25 @@ pub(crate) struct Layer<'a> {
 }
 
 impl<'a> Layer<'a> {
-    /// `pixels` pixels, taken `block` at a time through all panels, so that
-    /// their inputs stay in a cache.
+    /// These pixels, taken `block` at a time through these panels, so that their
+    /// inputs stay in a cache.
     ///
     /// # Safety
-    /// `input` is valid for `pixels` pixels of `c_in` channels, `output` and, if
-    /// it is not null, `residual` for as many of `c_out`; the output overlaps
-    /// nothing and no other thread touches it; `packed` is for the instruction
-    /// set that this is dispatched to.
+    /// `input` is valid for the pixels from the first to these, of `c_in`
+    /// channels, `output` and, if it is not null, `residual` for as many of
+    /// `c_out`; the output overlaps nothing and no other thread touches these
+    /// pixels of these panels; `packed` is for the instruction set that this is
+    /// dispatched to.
     pub(crate) unsafe fn new(
         packed: &'a PackedPointwise,
         activation: Activation,
-        [pixels, block]: [usize; 2],
+        [pixels, panels]: [Range<usize>; 2],
+        block: usize,
         input: *const f32,
         residual: *const f32,
         output: *mut f32,
     ) -> Self {
-        Self { packed, activation, pixels, block, input, residual, output }
+        Self { packed, activation, pixels, panels, block, input, residual, output }
     }
 }
 
@@ -416,9 +420,9 @@ impl Kernel for Layer<'_> {
     fn run<S: Lanes>(self, s: S) {
         let PackedPointwise { c_in, c_out, panels, weights, bias } = self.packed;
         let (c_in, c_out) = (*c_in, *c_out);
-        for start in (0..self.pixels).step_by(self.block) {
-            let pixels = self.block.min(self.pixels - start);
-            for panel in panels {
+        for start in self.pixels.clone().step_by(self.block) {
+            let pixels = self.block.min(self.pixels.end - start);
+            for panel in &panels[self.panels.clone()] {
                 let first = panel.first * S::LANES;
                 let width = panel.vectors * S::LANES;
                 // SAFETY: `new` has vouched for all pixels and channels; first

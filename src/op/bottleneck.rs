@@ -7,15 +7,17 @@ use alloc::string::String;
 use alloc::sync::Arc;
 
 use crate::activation::Activation;
-use crate::buffer::{ALIGN, Scratch};
+use crate::buffer::{ALIGN, Scratch, Shared};
 use crate::error::{Error, Result};
+use crate::executor::{Executor, Serial, for_each};
 use crate::isa::Isa;
-use crate::kernel::bottleneck::{Block, Run, Stage, Tile};
+use crate::kernel::bottleneck::{Block, By, Cut, Run, Stage, Tile};
 use crate::op::check_length;
 use crate::pack::{PackDepthwise, PackPointwise, PackedDepthwise, PackedPointwise};
 use crate::params::BottleneckParams;
 use crate::schedule::{Decision, PlanOptions, Problem};
 use crate::shape::{Placed, Shape, Window};
+use crate::split::{self, Work};
 
 /// An inverted bottleneck with its weights packed for one instruction set.
 ///
@@ -102,12 +104,12 @@ impl InvertedBottleneck {
         self.plan_with(shape, &PlanOptions::new())
     }
 
-    /// As [`InvertedBottleneck::plan`], with a schedule and caches of the
-    /// caller's choice.
+    /// As [`InvertedBottleneck::plan`], with a schedule, caches and threads of
+    /// the caller's choice.
     ///
     /// # Errors
     ///
-    /// As for [`InvertedBottleneck::plan`].
+    /// As for [`InvertedBottleneck::plan`]; [`Error::ZeroSize`] for zero threads.
     pub fn plan_with(&self, shape: Shape, options: &PlanOptions) -> Result<BottleneckPlan> {
         let Inner { isa, expand, depthwise, project, .. } = &*self.0;
         let lanes = isa.lanes();
@@ -143,10 +145,35 @@ impl InvertedBottleneck {
             weights: self.weight_bytes(),
             thin: [input, output].map(|n| n / shape.batch * size_of::<f32>()),
         };
-        let Decision { tile, fused, why } = problem.decide(options);
-        let tile_bytes = problem.bytes(&tile);
-        let (op, flops) = (self.clone(), self.flops(shape)?);
-        Ok(BottleneckPlan { op, window, input, output, flops, tile, tile_bytes, fused, why })
+        let tasks = split::tasks(options)?;
+        let (c_in, panels) =
+            expand.as_ref().map_or((0, &[][..]), |(packed, _)| (packed.c_in, &packed.panels));
+        let work = Work { problem, c_in, expand: panels, project: &project.panels };
+        let (cut, Decision { tile, fused, why }) = work.cut(options, tasks);
+        let buffers = work.buffers(&cut, &tile);
+        let (op, flops, flush) = (self.clone(), self.flops(shape)?, options.flush_denormals);
+        let plan = BottleneckPlan {
+            op,
+            window,
+            input,
+            output,
+            flops,
+            tile,
+            cut,
+            buffers,
+            fused,
+            why,
+            flush,
+        };
+        // The whole tensors were checked above: each task may take as much.
+        let [(rings, ring), (bands, band)] = plan.pools();
+        rings
+            .checked_mul(ring)
+            .zip(bands.checked_mul(band))
+            .and_then(|(rings, bands)| rings.checked_add(bands))
+            .filter(|&bytes| bytes < isize::MAX as usize - ALIGN)
+            .ok_or(Error::Overflow { what: "scratch" })?;
+        Ok(plan)
     }
 
     /// Floating-point operations for images of `shape`: two per multiply-add,
@@ -194,9 +221,12 @@ pub struct BottleneckPlan {
     output: usize,
     flops: u64,
     tile: Tile,
-    tile_bytes: usize,
+    cut: Cut,
+    /// Bytes of one ring and of one band.
+    buffers: [usize; 2],
     fused: bool,
     why: String,
+    flush: bool,
 }
 
 impl BottleneckPlan {
@@ -234,9 +264,11 @@ impl BottleneckPlan {
         batch * height * width * expanded * size_of::<f32>()
     }
 
-    /// Bytes of the tile that stands for it: expanded rows and depthwise output.
+    /// Bytes of the tiles that stand for it: expanded rows and depthwise output, of
+    /// all tasks.
     pub fn tile_bytes(&self) -> usize {
-        self.tile_bytes
+        let ([rings, bands], [ring, band]) = (self.cut.buffers(), self.buffers);
+        rings * ring + bands * band
     }
 
     /// The schedule in words: what was chosen, why, and in how many bytes.
@@ -244,8 +276,8 @@ impl BottleneckPlan {
         let Tile { rows, vectors, ring, .. } = self.tile;
         let kib = |bytes: usize| bytes.div_ceil(1 << 10);
         let channels = (vectors * self.op.0.isa.lanes()).min(self.op.0.depthwise.channels);
-        let (tile, expanded) = (kib(self.tile_bytes), kib(self.expanded_bytes()));
-        if self.fused {
+        let (tile, expanded) = (kib(self.tile_bytes()), kib(self.expanded_bytes()));
+        let schedule = if self.fused {
             format!(
                 "fused ({}): bands of {rows} rows x {channels} channels over a ring of {ring} \
                  rows, {tile} KiB in place of {expanded} KiB expanded",
@@ -253,12 +285,27 @@ impl BottleneckPlan {
             )
         } else {
             format!("unfused ({}): {expanded} KiB expanded, {tile} KiB in all", self.why)
+        };
+        match (self.cut.tasks, self.cut.by) {
+            (1, _) => schedule,
+            (tasks, By::Rows) => format!("{schedule}; {tasks} tasks by rows"),
+            (tasks, By::Stages) => format!("{schedule}; {tasks} tasks by rows, stage by stage"),
+            (tasks, By::Channels(_)) => format!("{schedule}; {tasks} tasks by channels"),
         }
     }
 
-    /// Bytes of scratch memory that [`run`](Self::run) asks for.
+    /// How many rings and bands there are, and the bytes from one to the next.
+    fn pools(&self) -> [(usize, usize); 2] {
+        let [rings, bands] = self.cut.buffers();
+        let [ring, band] = self.buffers.map(|bytes| bytes.next_multiple_of(ALIGN));
+        [(rings, ring), (bands, band)]
+    }
+
+    /// Bytes of scratch memory that [`run`](Self::run) asks for: for each task a
+    /// tile, or its part of one for all.
     pub fn scratch_bytes(&self) -> usize {
-        self.tile_bytes + ALIGN + (ALIGN - 1)
+        let [(rings, ring), (bands, band)] = self.pools();
+        rings * ring + bands * band + (ALIGN - 1)
     }
 
     /// Scratch memory of the right size.
@@ -275,55 +322,94 @@ impl BottleneckPlan {
     /// # Errors
     ///
     /// [`Error::Length`] when a slice does not fit the shape.
-    #[allow(unsafe_code, reason = "hands checked slices to the kernel")]
     pub fn run(
         &self,
         input: &[f32],
         output: &mut [f32],
         scratch: &mut [MaybeUninit<u8>],
     ) -> Result<()> {
+        self.run_with(&Serial, input, output, scratch)
+    }
+
+    /// As [`BottleneckPlan::run`], on the threads of `executor`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`BottleneckPlan::run`].
+    pub fn run_with(
+        &self,
+        executor: &dyn Executor,
+        input: &[f32],
+        output: &mut [f32],
+        scratch: &mut [MaybeUninit<u8>],
+    ) -> Result<()> {
+        self.run_all(executor, input, Shared::new(output), scratch).map(drop)
+    }
+
+    /// As [`BottleneckPlan::run_with`], into memory that need not be initialised;
+    /// gives the output.
+    ///
+    /// # Errors
+    ///
+    /// As for [`BottleneckPlan::run`].
+    pub fn run_uninit<'o>(
+        &self,
+        executor: &dyn Executor,
+        input: &[f32],
+        output: &'o mut [MaybeUninit<f32>],
+        scratch: &mut [MaybeUninit<u8>],
+    ) -> Result<&'o mut [f32]> {
+        self.run_all(executor, input, Shared::uninit(output), scratch)
+    }
+
+    #[allow(unsafe_code, reason = "hands checked slices to the kernel")]
+    fn run_all<'o>(
+        &self,
+        executor: &dyn Executor,
+        input: &[f32],
+        output: Shared<'o, f32>,
+        scratch: &mut [MaybeUninit<u8>],
+    ) -> Result<&'o mut [f32]> {
         check_length("input", self.input, input.len())?;
         check_length("output", self.output, output.len())?;
         let (expected, actual) = (self.scratch_bytes(), scratch.len());
         if actual < expected {
             return Err(Error::Length { what: "scratch", expected, actual });
         }
-        let inner = &*self.op.0;
-        let lanes = inner.isa.lanes();
-        let ring = if inner.expand.is_some() {
-            (self.tile.ring_elements(&self.window, lanes) * size_of::<f32>())
-                .next_multiple_of(ALIGN)
-        } else {
-            0
-        };
         let start = scratch.as_ptr().align_offset(ALIGN);
-        let scratch = &mut scratch[start..];
-        let (expanded, band) = scratch.split_at_mut(ring);
-        // SAFETY: input and output are as long as the window's shapes say; of
-        // the scratch, at most ALIGN - 1 bytes went to alignment and as many to
-        // rounding the ring, so that ring and band hold their elements, aligned;
-        // output and scratch are borrowed exclusively; all stages were packed
-        // for `isa`.
-        let run = unsafe {
-            Run::new(Block {
-                window: &self.window,
-                expand: inner
-                    .expand
-                    .as_ref()
-                    .map(|(packed, activation)| Stage { packed, activation: *activation }),
-                depthwise: &inner.depthwise,
-                depthwise_activation: inner.depthwise_activation,
-                project: Stage { packed: &inner.project, activation: inner.project_activation },
-                residual: inner.residual,
-                tile: self.tile,
-                input: input.as_ptr(),
-                output: output.as_mut_ptr(),
-                expanded: expanded.as_mut_ptr().cast(),
-                band: band.as_mut_ptr().cast(),
-            })
+        let scratch = Shared::<u8>::uninit(&mut scratch[start..]);
+        let [(rings, ring), (bands, band)] = self.pools();
+        let inner = &*self.op.0;
+        let block = |task: usize| Block {
+            window: &self.window,
+            expand: inner
+                .expand
+                .as_ref()
+                .map(|(packed, activation)| Stage { packed, activation: *activation }),
+            depthwise: &inner.depthwise,
+            depthwise_activation: inner.depthwise_activation,
+            project: Stage { packed: &inner.project, activation: inner.project_activation },
+            residual: inner.residual,
+            tile: self.tile,
+            cut: self.cut,
+            input: input.as_ptr(),
+            output: output.as_mut_ptr(),
+            expanded: scratch.as_mut_ptr().wrapping_add(task % rings * ring).cast(),
+            band: scratch.as_mut_ptr().wrapping_add(rings * ring + task % bands * band).cast(),
         };
-        inner.isa.dispatch(run);
-        Ok(())
+        // SAFETY: input and output are as long as the window's shapes say; of the
+        // scratch, at most ALIGN - 1 bytes went to alignment, and what is left holds
+        // all rings and bands, aligned; output and scratch are borrowed exclusively;
+        // all stages were packed for `isa`. Each task of a phase runs once, the next
+        // phase follows when all have ended, and together they write the output.
+        unsafe {
+            for phase in 0..self.cut.phases(self.window.output.batch) {
+                for_each(executor, self.cut.tasks, self.flush, |task| {
+                    inner.isa.dispatch(Run::new(block(task), phase, task));
+                });
+            }
+            Ok(output.assume_init())
+        }
     }
 
     /// Names the schedule and the instruction set.

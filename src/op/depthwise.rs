@@ -1,18 +1,24 @@
 //! `Depthwise`: a filter of its own for each channel.
 
+use core::mem::MaybeUninit;
+
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 
 use crate::activation::Activation;
+use crate::buffer::Shared;
 use crate::error::Result;
+use crate::executor::{Executor, Serial, for_each};
 use crate::isa::Isa;
-use crate::kernel::depthwise::Layer;
+use crate::kernel::depthwise::{Layer, Run};
+use crate::kernel::parts::Parts;
 use crate::op::check_length;
 use crate::pack::{PackDepthwise, PackedDepthwise};
 use crate::params::DepthwiseParams;
 use crate::schedule::PlanOptions;
 use crate::shape::{Placed, Shape, Window};
+use crate::split;
 
 /// A depthwise convolution with its weights packed for one instruction set.
 ///
@@ -79,11 +85,12 @@ impl Depthwise {
         self.plan_with(shape, &PlanOptions::new())
     }
 
-    /// As [`Depthwise::plan`], for the caches that `options` name.
+    /// As [`Depthwise::plan`], for the caches and threads that `options` name.
     ///
     /// # Errors
     ///
-    /// As for [`Depthwise::plan`].
+    /// As for [`Depthwise::plan`]; [`Error::ZeroSize`](crate::Error::ZeroSize) for
+    /// zero threads.
     pub fn plan_with(&self, shape: Shape, options: &PlanOptions) -> Result<DepthwisePlan> {
         let channels = self.0.packed.channels;
         let input = shape.elements(channels)?;
@@ -94,7 +101,11 @@ impl Depthwise {
         let rows = (options.caches.l2 / 2 / row).saturating_sub(window.kernel[0]);
         let band = (rows / window.stride[0]).max(1);
         let flops = self.flops(shape)?;
-        Ok(DepthwisePlan { op: self.clone(), window, input, output, flops, band })
+        let tasks = split::tasks(options)?;
+        let Shape { batch, height, .. } = window.output;
+        let parts = split::depthwise(batch * height, channels.div_ceil(self.0.isa.lanes()), tasks);
+        let flush = options.flush_denormals;
+        Ok(DepthwisePlan { op: self.clone(), window, input, output, flops, band, parts, flush })
     }
 
     /// Floating-point operations for images of `shape`: two per multiply-add,
@@ -129,6 +140,8 @@ pub struct DepthwisePlan {
     output: usize,
     flops: u64,
     band: usize,
+    parts: Parts,
+    flush: bool,
 }
 
 impl DepthwisePlan {
@@ -159,18 +172,67 @@ impl DepthwisePlan {
     /// # Errors
     ///
     /// [`Error::Length`](crate::Error::Length) when a slice does not fit the shape.
-    #[allow(unsafe_code, reason = "hands checked slices to the kernel")]
     pub fn run(&self, input: &[f32], output: &mut [f32]) -> Result<()> {
+        self.run_with(&Serial, input, output)
+    }
+
+    /// As [`DepthwisePlan::run`], on the threads of `executor`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`DepthwisePlan::run`].
+    pub fn run_with(
+        &self,
+        executor: &dyn Executor,
+        input: &[f32],
+        output: &mut [f32],
+    ) -> Result<()> {
+        self.run_all(executor, input, Shared::new(output)).map(drop)
+    }
+
+    /// As [`DepthwisePlan::run_with`], into memory that need not be initialised;
+    /// gives the output.
+    ///
+    /// # Errors
+    ///
+    /// As for [`DepthwisePlan::run`].
+    pub fn run_uninit<'o>(
+        &self,
+        executor: &dyn Executor,
+        input: &[f32],
+        output: &'o mut [MaybeUninit<f32>],
+    ) -> Result<&'o mut [f32]> {
+        self.run_all(executor, input, Shared::uninit(output))
+    }
+
+    #[allow(unsafe_code, reason = "hands checked slices to the kernel")]
+    fn run_all<'o>(
+        &self,
+        executor: &dyn Executor,
+        input: &[f32],
+        output: Shared<'o, f32>,
+    ) -> Result<&'o mut [f32]> {
         check_length("input", self.input, input.len())?;
         check_length("output", self.output, output.len())?;
         let Inner { isa, packed, activation, .. } = &*self.op.0;
-        let (input, output) = (input.as_ptr(), output.as_mut_ptr());
         // SAFETY: the slices are as long as the window's shapes say, `output` is
-        // borrowed exclusively, and `packed` was packed for `isa`.
-        let layer =
-            unsafe { Layer::new(packed, *activation, &self.window, self.band, input, output) };
-        isa.dispatch(layer);
-        Ok(())
+        // borrowed exclusively, and `packed` was packed for `isa`. Each task runs
+        // once, and together they write the whole output.
+        unsafe {
+            for_each(executor, self.parts.tasks, self.flush, |task| {
+                let layer = Layer {
+                    packed,
+                    activation: *activation,
+                    window: &self.window,
+                    band: self.band,
+                    parts: self.parts,
+                    input: input.as_ptr(),
+                    output: output.as_mut_ptr(),
+                };
+                isa.dispatch(Run::new(layer, task));
+            });
+            Ok(output.assume_init())
+        }
     }
 
     /// The kernel that the work runs on: operation, element type, window,

@@ -1,12 +1,17 @@
 //! `Pointwise`: the 1x1 convolution.
 
+use core::mem::MaybeUninit;
+
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 
 use crate::activation::Activation;
+use crate::buffer::Shared;
 use crate::error::Result;
+use crate::executor::{Executor, Serial, for_each};
 use crate::isa::Isa;
+use crate::kernel::parts::Parts;
 use crate::kernel::pointwise::Layer;
 use crate::op::check_length;
 use crate::pack::{PackPointwise, PackedPointwise};
@@ -14,6 +19,7 @@ use crate::params::PointwiseParams;
 use crate::schedule::PlanOptions;
 use crate::shape::Shape;
 use crate::simd::{Kernel, Lanes};
+use crate::split;
 
 /// A 1x1 convolution with its weights packed for one instruction set.
 ///
@@ -72,13 +78,14 @@ impl Pointwise {
         self.plan_with(shape, &PlanOptions::new())
     }
 
-    /// As [`Pointwise::plan`], for the caches that `options` name.
+    /// As [`Pointwise::plan`], for the caches and threads that `options` name.
     ///
     /// # Errors
     ///
-    /// As for [`Pointwise::plan`].
+    /// As for [`Pointwise::plan`]; [`Error::ZeroSize`](crate::Error::ZeroSize) for
+    /// zero threads.
     pub fn plan_with(&self, shape: Shape, options: &PlanOptions) -> Result<PointwisePlan> {
-        let PackedPointwise { c_in, c_out, weights, .. } = &self.0.packed;
+        let PackedPointwise { c_in, c_out, weights, panels, .. } = &self.0.packed;
         let input = shape.elements(*c_in)?;
         let output = shape.elements(*c_out)?;
         // With all weights in L1, a few pixels at a time keep output rows
@@ -89,7 +96,10 @@ impl Pointwise {
         // A multiple of every usual tile's height.
         let block = (budget / size_of::<f32>() / c_in).next_multiple_of(84).max(84);
         let flops = self.flops(shape)?;
-        Ok(PointwisePlan { op: self.clone(), input, output, flops, block })
+        let tasks = split::tasks(options)?;
+        let parts = split::pointwise([input / c_in, *c_in], panels, tasks);
+        let flush = options.flush_denormals;
+        Ok(PointwisePlan { op: self.clone(), input, output, flops, block, parts, flush })
     }
 
     /// Floating-point operations for images of `shape`: two per multiply-add.
@@ -121,6 +131,8 @@ pub struct PointwisePlan {
     output: usize,
     flops: u64,
     block: usize,
+    parts: Parts,
+    flush: bool,
 }
 
 impl PointwisePlan {
@@ -147,7 +159,21 @@ impl PointwisePlan {
     ///
     /// [`Error::Length`](crate::Error::Length) when a slice does not fit the shape.
     pub fn run(&self, input: &[f32], output: &mut [f32]) -> Result<()> {
-        self.run_all(input, None, output)
+        self.run_with(&Serial, input, output)
+    }
+
+    /// As [`PointwisePlan::run`], on the threads of `executor`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`PointwisePlan::run`].
+    pub fn run_with(
+        &self,
+        executor: &dyn Executor,
+        input: &[f32],
+        output: &mut [f32],
+    ) -> Result<()> {
+        self.run_all(executor, input, None, Shared::new(output)).map(drop)
     }
 
     /// As [`PointwisePlan::run`], and adds `residual`, which has the output's
@@ -157,31 +183,58 @@ impl PointwisePlan {
     ///
     /// As for [`PointwisePlan::run`].
     pub fn run_residual(&self, input: &[f32], residual: &[f32], output: &mut [f32]) -> Result<()> {
-        self.run_all(input, Some(residual), output)
+        self.run_all(&Serial, input, Some(residual), Shared::new(output)).map(drop)
+    }
+
+    /// As [`PointwisePlan::run_with`], and adds `residual` where there is one, into
+    /// memory that need not be initialised; gives the output.
+    ///
+    /// # Errors
+    ///
+    /// As for [`PointwisePlan::run`].
+    pub fn run_uninit<'o>(
+        &self,
+        executor: &dyn Executor,
+        input: &[f32],
+        residual: Option<&[f32]>,
+        output: &'o mut [MaybeUninit<f32>],
+    ) -> Result<&'o mut [f32]> {
+        self.run_all(executor, input, residual, Shared::uninit(output))
     }
 
     #[allow(unsafe_code, reason = "hands checked slices to the kernel")]
-    fn run_all(&self, input: &[f32], residual: Option<&[f32]>, output: &mut [f32]) -> Result<()> {
+    fn run_all<'o>(
+        &self,
+        executor: &dyn Executor,
+        input: &[f32],
+        residual: Option<&[f32]>,
+        output: Shared<'o, f32>,
+    ) -> Result<&'o mut [f32]> {
         check_length("input", self.input, input.len())?;
         check_length("output", self.output, output.len())?;
         if let Some(residual) = residual {
             check_length("residual", self.output, residual.len())?;
         }
         let Inner { isa, packed, activation } = &*self.op.0;
+        let total = [self.input / packed.c_in, packed.panels.len()];
         // SAFETY: the slices are as long as the shape says, `output` is borrowed
-        // exclusively, and `packed` was packed for `isa`.
-        let layer = unsafe {
-            Layer::new(
-                packed,
-                *activation,
-                [self.input / packed.c_in, self.block],
-                input.as_ptr(),
-                residual.map_or(core::ptr::null(), <[f32]>::as_ptr),
-                output.as_mut_ptr(),
-            )
-        };
-        isa.dispatch(layer);
-        Ok(())
+        // exclusively, and `packed` was packed for `isa`. Each task runs once, and
+        // their ranges are disjoint and cover the output.
+        unsafe {
+            for_each(executor, self.parts.tasks, self.flush, |task| {
+                let layer = Layer::new(
+                    packed,
+                    *activation,
+                    self.parts.ranges(task, total),
+                    self.block,
+                    input.as_ptr(),
+                    residual.map_or(core::ptr::null(), <[f32]>::as_ptr),
+                    output.as_mut_ptr(),
+                );
+                isa.dispatch(layer);
+            });
+            Ok(output.assume_init())
+        }
     }
 
     /// The kernel that most of the work runs on: operation, element type, tile

@@ -12,12 +12,14 @@ use core::sync::atomic::{Ordering, compiler_fence};
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod denormals;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod neon;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use self::{avx2::Avx2, avx512::Avx512};
+pub(crate) use denormals::FlushDenormals;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;

@@ -4,7 +4,8 @@
 use std::env;
 
 use mbconv::{
-    Activation, BottleneckParams, DepthwiseParams, Isa, Padding, PointwiseParams, Shape, reference,
+    Activation, BottleneckParams, DepthwiseParams, Executor, Isa, Padding, PointwiseParams, Shape,
+    reference,
 };
 use proptest::prelude::*;
 
@@ -325,4 +326,40 @@ impl Block {
         bound = bound.pointwise(&self.project, c_mid, c_out, output);
         if self.residual { bound.residual(input) } else { bound }
     }
+}
+
+/// Executors that keep their word and such that do not: all must give one result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pool {
+    /// A thread for each task.
+    Threads,
+    Backwards,
+    /// Every task on each of three threads at once, and numbers that are none.
+    TooOften,
+    Never,
+}
+
+impl Executor for Pool {
+    fn run(&self, n_tasks: usize, run_task: &(dyn Fn(usize) + Sync)) {
+        let each = || (0..n_tasks).chain([n_tasks, usize::MAX]).for_each(run_task);
+        match self {
+            Self::Threads => std::thread::scope(|scope| {
+                (0..n_tasks).for_each(|i| drop(scope.spawn(move || run_task(i))));
+            }),
+            Self::Backwards => (0..n_tasks).rev().for_each(run_task),
+            Self::TooOften => std::thread::scope(|scope| {
+                (0..3).for_each(|_| drop(scope.spawn(each)));
+            }),
+            Self::Never => {}
+        }
+    }
+}
+
+pub fn pool() -> impl Strategy<Value = Pool> {
+    prop_oneof![
+        3 => Just(Pool::Threads),
+        1 => Just(Pool::Backwards),
+        1 => Just(Pool::TooOften),
+        1 => Just(Pool::Never),
+    ]
 }

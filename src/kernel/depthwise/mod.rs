@@ -9,6 +9,7 @@ mod tile;
 use core::ops::Range;
 
 use crate::activation::{Activation, Finish};
+use crate::kernel::parts::{Parts, by_image};
 use crate::pack::PackedDepthwise;
 use crate::shape::Placed;
 use crate::simd::{Kernel, Lanes};
@@ -208,71 +209,77 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
     }
 }
 
-/// A whole depthwise convolution over NHWC images.
+/// One task of a depthwise convolution over NHWC images.
 pub(crate) struct Layer<'a> {
-    packed: &'a PackedDepthwise,
-    activation: Activation,
-    window: &'a Placed,
-    band: usize,
-    input: *const f32,
-    output: *mut f32,
+    pub(crate) packed: &'a PackedDepthwise,
+    pub(crate) activation: Activation,
+    pub(crate) window: &'a Placed,
+    /// Output rows that are taken at a time through all channels, so that the
+    /// cache lines which channel vectors share are still there for the next.
+    pub(crate) band: usize,
+    pub(crate) parts: Parts,
+    pub(crate) input: *const f32,
+    pub(crate) output: *mut f32,
 }
 
-impl<'a> Layer<'a> {
-    /// Takes `band` output rows at a time through all channels, so that the
-    /// cache lines which channel vectors share are still there for the next.
-    ///
+/// The pointers of a [`Layer`] are valid, and the task's part of the output is its
+/// alone.
+pub(crate) struct Run<'a> {
+    layer: Layer<'a>,
+    task: usize,
+}
+
+impl<'a> Run<'a> {
     /// # Safety
-    /// `input` and `output` are valid for the window's shapes with the packed
-    /// channels; the output overlaps nothing and no other thread touches it;
-    /// `packed` is for the instruction set that this is dispatched to.
-    pub(crate) unsafe fn new(
-        packed: &'a PackedDepthwise,
-        activation: Activation,
-        window: &'a Placed,
-        band: usize,
-        input: *const f32,
-        output: *mut f32,
-    ) -> Self {
-        Self { packed, activation, window, band, input, output }
+    /// Input and output are valid for the window's shapes with the packed
+    /// channels; the output overlaps nothing and nobody touches it but runs of
+    /// other tasks of the same parts; the weights are packed for the instruction
+    /// set that this is dispatched to.
+    pub(crate) unsafe fn new(layer: Layer<'a>, task: usize) -> Self {
+        Self { layer, task }
     }
 }
 
-impl Kernel for Layer<'_> {
+impl Kernel for Run<'_> {
     type Output = ();
 
     fn run<S: Lanes>(self, s: S) {
-        let &PackedDepthwise { channels, ref weights, ref bias, .. } = self.packed;
-        let (input, output) = (self.window.input, self.window.output);
-        for image in 0..input.batch {
-            for top in (0..output.height).step_by(self.band) {
-                let rows = top..(top + self.band).min(output.height);
-                let vectors = channels.div_ceil(S::LANES);
-                let lanes = channels - (vectors - 1) * S::LANES;
+        let Layer { packed, activation, window, band, parts, .. } = self.layer;
+        let &PackedDepthwise { channels, taps, ref weights, ref bias } = packed;
+        let (input, output) = (window.input, window.output);
+        let total = channels.div_ceil(S::LANES);
+        let [rows, vectors] = parts.ranges(self.task, [output.batch * output.height, total]);
+        if vectors.is_empty() {
+            return;
+        }
+        let first = vectors.start * S::LANES;
+        let lanes = S::LANES.min(channels - (vectors.end - 1) * S::LANES);
+        for (image, rows) in by_image(rows, output.height) {
+            for top in rows.clone().step_by(band) {
                 // SAFETY: `new` has vouched for all rows and channels.
                 unsafe {
                     let image_in = image * input.height * input.width * channels;
                     let row_out = (image * output.height + top) * output.width * channels;
                     let args = Args {
-                        window: self.window,
-                        input: self.input.add(image_in),
+                        window,
+                        input: self.layer.input.add(image_in + first),
                         input_row: input.width * channels,
                         input_column: channels,
                         input_vector: S::LANES,
                         ring: input.height,
-                        output: self.output.add(row_out),
+                        output: self.layer.output.add(row_out + first),
                         output_row: output.width * channels,
                         output_column: channels,
                         output_vector: S::LANES,
-                        weights: weights.as_ptr(),
-                        bias: bias.as_ptr(),
-                        vectors,
-                        block: vectors,
+                        weights: weights.as_ptr().add(first * taps),
+                        bias: bias.as_ptr().add(first),
+                        vectors: vectors.len(),
+                        block: vectors.len(),
                         input_lanes: lanes,
                         output_lanes: lanes,
-                        finish: self.activation.finish(),
+                        finish: activation.finish(),
                     };
-                    self::rows(s, &args, rows);
+                    self::rows(s, &args, top..(top + band).min(rows.end));
                 }
             }
         }

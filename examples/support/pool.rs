@@ -1,0 +1,117 @@
+//! A pool of threads for benchmarks: while there is work to come they spin, as
+//! those of other libraries do, and the caller is one of them.
+#![allow(unsafe_code, reason = "lends its threads a closure that lives as long as the call")]
+
+use core::hint::spin_loop;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use mbconv::Executor;
+
+/// Turns of the loop that a thread waits in before it sleeps: a millisecond or so.
+const SPINS: usize = 1 << 15;
+
+/// The tasks of a call.
+type Job = (usize, &'static (dyn Fn(usize) + Sync));
+
+#[derive(Default)]
+struct State {
+    /// Counts the calls; a new one wakes the workers.
+    round: AtomicUsize,
+    job: Mutex<Option<Job>>,
+    /// Workers that are not done with the job.
+    busy: AtomicUsize,
+    ended: AtomicBool,
+}
+
+impl State {
+    fn job(&self) -> Option<Job> {
+        *self.job.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(crate) struct Pool {
+    state: Arc<State>,
+    workers: Vec<JoinHandle<()>>,
+    /// One call at a time.
+    turn: Mutex<()>,
+}
+
+impl Pool {
+    /// `threads` in all, so that `threads - 1` are started.
+    pub(crate) fn new(threads: usize) -> Self {
+        let state = Arc::new(State::default());
+        let start = |first: usize| {
+            let state = state.clone();
+            thread::spawn(move || work(&state, first, threads))
+        };
+        Self { workers: (1..threads).map(start).collect(), turn: Mutex::new(()), state }
+    }
+
+    fn wake(&self) {
+        self.state.round.fetch_add(1, Ordering::Release);
+        self.workers.iter().for_each(|worker| worker.thread().unpark());
+    }
+}
+
+impl Executor for Pool {
+    fn run(&self, n_tasks: usize, run_task: &(dyn Fn(usize) + Sync)) {
+        /// Waits for the workers, also when a task panics.
+        struct Wait<'a>(&'a State);
+        impl Drop for Wait<'_> {
+            fn drop(&mut self) {
+                while self.0.busy.load(Ordering::Acquire) > 0 {
+                    spin_loop();
+                }
+            }
+        }
+
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: `Wait` keeps this call until no worker uses the closure.
+        let job: &'static (dyn Fn(usize) + Sync) = unsafe { core::mem::transmute(run_task) };
+        *self.state.job.lock().unwrap_or_else(PoisonError::into_inner) = Some((n_tasks, job));
+        self.state.busy.store(self.workers.len(), Ordering::Relaxed);
+        let _wait = Wait(&self.state);
+        self.wake();
+        (0..n_tasks).step_by(self.workers.len() + 1).for_each(run_task);
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.state.ended.store(true, Ordering::Relaxed);
+        self.wake();
+        for worker in self.workers.drain(..) {
+            // What a task has panicked with was said when it did.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// A worker's life: every `step`-th task of each job, from `first` on.
+fn work(state: &State, first: usize, step: usize) {
+    struct Done<'a>(&'a AtomicUsize);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    let mut round = 0;
+    loop {
+        let mut spins = 0;
+        while state.round.load(Ordering::Acquire) == round {
+            spins += 1;
+            if spins < SPINS { spin_loop() } else { thread::park() }
+        }
+        round += 1;
+        if state.ended.load(Ordering::Relaxed) {
+            return;
+        }
+        let _done = Done(&state.busy);
+        if let Some((n_tasks, run_task)) = state.job() {
+            (first..n_tasks).step_by(step).for_each(run_task);
+        }
+    }
+}

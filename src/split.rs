@@ -1,0 +1,344 @@
+//! Into which tasks work is cut, and why.
+//!
+//! The tasks of a cut are about equal, so the largest one is what it costs,
+//! together with what is computed twice, fetched from other cores, and waited for.
+
+use core::ops::Range;
+
+use alloc::format;
+
+use crate::error::{Error, Result};
+use crate::kernel::bottleneck::{By, Cut, Tile};
+use crate::kernel::parts::{Axis, Parts, share};
+use crate::pack::Panel;
+use crate::schedule::{Decision, PlanOptions, Problem, Schedule};
+use crate::shape::{Placed, Shape};
+
+/// More tasks than this are not made of one plan.
+const MOST: usize = 256;
+
+// Costs are counted in multiply-adds of vectors, of which a core does about 8 in
+// a nanosecond.
+/// A vector that another core has written.
+const TRANSFER: u64 = 16;
+/// A vector of weights, which every task reads for itself.
+const WEIGHTS: u64 = 4;
+/// To hand out tasks once more and wait for all of them: 1 us.
+const PHASE: u64 = 8000;
+
+/// The number of tasks that the options ask for.
+pub(crate) fn tasks(options: &PlanOptions) -> Result<usize> {
+    match options.threads {
+        0 => Err(Error::ZeroSize { what: "threads" }),
+        threads => Ok(threads.min(MOST)),
+    }
+}
+
+/// A pointwise layer: its pixels, unless panels are cheaper.
+pub(crate) fn pointwise([pixels, c_in]: [usize; 2], panels: &[Panel], tasks: usize) -> Parts {
+    let total = [pixels, panels.len()];
+    cheaper(total, tasks, |pixels, part| projection(pixels, c_in, &panels[part])).1
+}
+
+/// A depthwise layer: rows of the whole batch, unless channel vectors are cheaper.
+pub(crate) fn depthwise(rows: usize, vectors: usize, tasks: usize) -> Parts {
+    cheaper([rows, vectors], tasks, |rows, vectors| product([rows, vectors.len()])).1
+}
+
+/// The cut whose largest task costs least, and that cost; ties go to pixels.
+fn cheaper(
+    total: [usize; 2],
+    tasks: usize,
+    cost: impl Fn(usize, Range<usize>) -> u64,
+) -> (u64, Parts) {
+    let [pixels, channels] = [Axis::Pixels, Axis::Channels].map(|axis| {
+        let parts = Parts { axis, tasks: tasks.min(total[axis as usize]) };
+        let costs = (0..parts.tasks).map(|task| {
+            let [pixels, channels] = parts.ranges(task, total);
+            cost(pixels.len(), channels)
+        });
+        (costs.max().unwrap_or(0), parts)
+    });
+    if channels.0 < pixels.0 { channels } else { pixels }
+}
+
+/// Some pixels by some panels of a 1x1 convolution.
+fn projection(pixels: usize, c_in: usize, panels: &[Panel]) -> u64 {
+    let vectors: usize = panels.iter().map(|panel| panel.vectors).sum();
+    product([pixels, c_in, vectors]) + WEIGHTS.saturating_mul(product([c_in, vectors]))
+}
+
+fn product<const N: usize>(sizes: [usize; N]) -> u64 {
+    // Clipped so that a few of them can be added.
+    sizes.iter().fold(1u64, |product, &n| product.saturating_mul(n as u64)).min(u64::MAX >> 10)
+}
+
+/// A block, as far as its cut depends on it.
+pub(crate) struct Work<'a> {
+    pub(crate) problem: Problem<'a>,
+    /// Input channels and panels of the expansion; none where there is none.
+    pub(crate) c_in: usize,
+    pub(crate) expand: &'a [Panel],
+    pub(crate) project: &'a [Panel],
+}
+
+impl Work<'_> {
+    /// How to cut the block, and how to schedule the parts.
+    pub(crate) fn cut(&self, options: &PlanOptions, tasks: usize) -> (Cut, Decision) {
+        let Placed { output, .. } = *self.problem.window;
+        let units = if self.problem.expand { self.expand.len() } else { self.vectors() };
+        let axis = self.projection(tasks).1.axis;
+        let rows = Cut { by: By::Rows, tasks: tasks.min(output.batch * output.height) };
+        let stages = Cut { by: By::Stages, tasks: tasks.min(output.height) };
+        let channels = Cut { by: By::Channels(axis), tasks: tasks.min(units) };
+        let others = [stages, channels].into_iter().filter(|cut| self.allows(cut, options));
+        let all = core::iter::once(rows).chain(others);
+        let cut = all.min_by_key(|cut| self.cost(cut)).unwrap_or(rows);
+        let decision = match cut.by {
+            By::Rows => self.part(&cut, |part| part.decide(options)),
+            _ => Decision {
+                tile: self.tile(&cut),
+                fused: self.problem.expand && cut.by != By::Stages,
+                why: format!("{} KiB for each task", self.bytes_each(&cut) >> 10),
+            },
+        };
+        (cut, decision)
+    }
+
+    /// Bytes of one ring and of one band.
+    pub(crate) fn buffers(&self, cut: &Cut, tile: &Tile) -> [usize; 2] {
+        let Problem { window, lanes, expand, .. } = self.problem;
+        let ring = if expand { tile.ring_elements(window, lanes) } else { 0 };
+        let band = match cut.by {
+            By::Channels(_) => Tile { vectors: self.vectors(), ..*tile },
+            _ => *tile,
+        };
+        [ring, band.band_elements(window, lanes)].map(|n| n * size_of::<f32>())
+    }
+
+    /// Whether a cut that has phases goes with the schedule asked for. Unless it
+    /// is asked for, it must leave half of each core's L2 free.
+    fn allows(&self, cut: &Cut, options: &PlanOptions) -> bool {
+        let stages = cut.by == By::Stages;
+        let fits = || self.bytes_each(cut) <= options.caches.l2 / 2;
+        cut.tasks > 1
+            && (self.problem.expand || !stages)
+            && match options.schedule {
+                Schedule::Auto => fits(),
+                Schedule::Fused => !stages && fits(),
+                Schedule::Unfused => stages,
+                Schedule::Tiled { .. } => false,
+            }
+    }
+
+    /// A task's share of ring and band, where a cut has phases.
+    fn bytes_each(&self, cut: &Cut) -> usize {
+        let [(rings, ring), (bands, band)] =
+            core::array::from_fn(|i| (cut.buffers()[i], self.buffers(cut, &self.tile(cut))[i]));
+        rings.saturating_mul(ring).saturating_add(bands.saturating_mul(band)) / cut.tasks
+    }
+
+    /// The tile of a cut that has phases: an expanded tensor for all, or a panel of
+    /// channels at a time.
+    fn tile(&self, cut: &Cut) -> Tile {
+        let Placed { input, output, .. } = *self.problem.window;
+        let vectors = self.vectors();
+        match cut.by {
+            By::Stages => Tile {
+                rows: output.height.div_ceil(cut.tasks),
+                vectors,
+                ring: input.height,
+                interleaved: false,
+            },
+            _ => Tile {
+                rows: output.height,
+                vectors: self.problem.panel.min(vectors),
+                ring: input.height,
+                interleaved: true,
+            },
+        }
+    }
+
+    /// The problem of the largest of the tasks that rows are cut into.
+    fn part<R>(&self, cut: &Cut, solve: impl FnOnce(&Problem<'_>) -> R) -> R {
+        let problem = &self.problem;
+        let Placed { input, output, kernel, stride, dilation, .. } = *problem.window;
+        let rows = (output.batch * output.height).div_ceil(cut.tasks).min(output.height);
+        let extent = (kernel[0] - 1) * dilation[0] + 1;
+        let needed = ((rows - 1) * stride[0] + extent).min(input.height);
+        let window = Placed {
+            input: Shape { height: needed, ..input },
+            output: Shape { height: rows, ..output },
+            ..*problem.window
+        };
+        let [x, y] = problem.thin;
+        let thin = [x / input.height * needed, y / output.height * rows];
+        solve(&Problem { window: &window, thin, ..*problem })
+    }
+
+    fn vectors(&self) -> usize {
+        self.problem.channels.div_ceil(self.problem.lanes)
+    }
+
+    /// How the projection is cut where it is a phase of its own, and its cost.
+    fn projection(&self, tasks: usize) -> (u64, Parts) {
+        let Shape { height, width, .. } = self.problem.window.output;
+        let total = [height * width, self.project.len()];
+        cheaper(total, tasks, |pixels, part| {
+            projection(pixels, self.problem.channels, &self.project[part])
+        })
+    }
+
+    /// What the largest task costs.
+    fn cost(&self, cut: &Cut) -> u64 {
+        let Placed { input, output, kernel, .. } = *self.problem.window;
+        let tasks = cut.tasks;
+        let each = |total: usize| total.div_ceil(tasks);
+        let expand = |rows: usize, panels| projection(rows * input.width, self.c_in, panels);
+        let depthwise = |rows: usize, vectors: usize| {
+            product([rows, output.width, kernel[0] * kernel[1], vectors])
+        };
+        let finish = |rows: usize| {
+            let pixels = rows * output.width;
+            depthwise(rows, self.vectors())
+                + projection(pixels, self.problem.channels, self.project)
+        };
+        let transfer = |pixels: usize| TRANSFER * product([pixels, self.vectors()]);
+        match cut.by {
+            By::Rows => {
+                let rows = each(output.batch * output.height);
+                let (images, rows) = (rows / output.height, rows % output.height);
+                let whole = expand(input.height, self.expand) + finish(output.height);
+                let part = match rows {
+                    0 => 0,
+                    _ => expand(self.needed(rows), self.expand) + finish(rows),
+                };
+                whole.saturating_mul(images as u64).saturating_add(part).saturating_add(PHASE)
+            }
+            By::Stages => {
+                // Rows of others beside the task's own.
+                let fetched = self.needed(each(output.height)).saturating_sub(each(input.height));
+                let image = expand(each(input.height), self.expand)
+                    + finish(each(output.height))
+                    + transfer(fetched * input.width)
+                    + 2 * PHASE;
+                image.saturating_mul(output.batch as u64)
+            }
+            By::Channels(axis) => {
+                let pixels = output.height * output.width;
+                let parts = (0..tasks).map(|task| {
+                    let panels = &self.expand[share(self.expand.len(), tasks, task)];
+                    let vectors = match self.expand {
+                        [] => share(self.vectors(), tasks, task).len(),
+                        _ => panels.iter().map(|panel| panel.vectors).sum(),
+                    };
+                    expand(input.height, panels) + depthwise(output.height, vectors)
+                });
+                let fetched = if axis == Axis::Pixels { each(pixels) } else { pixels };
+                let image = parts.max().unwrap_or(0)
+                    + self.projection(tasks).0
+                    + transfer(fetched - fetched / tasks)
+                    + 2 * PHASE;
+                image.saturating_mul(output.batch as u64)
+            }
+        }
+    }
+
+    /// The input rows that `rows` output rows need, away from the borders if there
+    /// are tasks that are.
+    fn needed(&self, rows: usize) -> usize {
+        let window = self.problem.window;
+        let height = window.output.height;
+        let parts = [0..rows, rows.min(height)..(2 * rows).min(height)];
+        let needed = parts.map(|rows| match rows.is_empty() {
+            true => 0,
+            false => window.input_rows(rows).len(),
+        });
+        needed[0].max(needed[1])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::schedule::Caches;
+    use crate::shape::{Padding, Window};
+
+    fn panels(channels: usize) -> Vec<Panel> {
+        let vectors = channels.div_ceil(16);
+        (0..vectors)
+            .step_by(2)
+            .map(|first| Panel { first, vectors: 2.min(vectors - first), halved: false })
+            .collect()
+    }
+
+    /// A 3x3 block, padded, on images of `[batch, side]`, on a core with 1 MiB of L2.
+    fn cut(schedule: Schedule, [batch, side]: [usize; 2], c: [usize; 3], tasks: usize) -> Cut {
+        let window = Window {
+            kernel: [3; 2],
+            stride: [1; 2],
+            dilation: [1; 2],
+            padding: Padding::uniform(1),
+        };
+        let window = window.place(Shape::new(batch, side, side)).expect("it fits");
+        let [expand, project] = [panels(c[1]), panels(c[2])];
+        let problem = Problem {
+            window: &window,
+            expand: true,
+            channels: c[1],
+            lanes: 16,
+            panel: 2,
+            weights: 4 * c[1] * (c[0] + 9 + c[2]),
+            thin: [c[0], c[2]].map(|c| 4 * side * side * c),
+        };
+        let caches = Caches { l1: 48 << 10, l2: 1 << 20 };
+        let options = PlanOptions::new().caches(caches).schedule(schedule);
+        Work { problem, c_in: c[0], expand: &expand, project: &project }.cut(&options, tasks).0
+    }
+
+    #[test]
+    fn halos_are_weighed_against_waiting() {
+        let auto = |size, c, tasks| cut(Schedule::Auto, size, c, tasks);
+        // Large maps: the rows computed twice are few.
+        assert_eq!(auto([1, 56], [24, 144, 24], 2), Cut { by: By::Rows, tasks: 2 });
+        // Small ones: 2 of 7 rows would be.
+        let Cut { by, tasks } = auto([1, 7], [160, 960, 320], 2);
+        assert!(matches!(by, By::Channels(_)) && tasks == 2, "{by:?}");
+        // Whole images have none.
+        assert_eq!(auto([2, 7], [160, 960, 320], 2), Cut { by: By::Rows, tasks: 2 });
+        // What is asked for comes first.
+        assert_eq!(cut(Schedule::Unfused, [1, 7], [160, 960, 320], 2).by, By::Stages);
+        let tiled = Schedule::Tiled { rows: 1, channels: 1 };
+        assert_eq!(cut(tiled, [1, 7], [160, 960, 320], 16), Cut { by: By::Rows, tasks: 7 });
+    }
+
+    #[test]
+    fn one_task_is_one_phase() {
+        for side in [7, 56] {
+            assert_eq!(cut(Schedule::Auto, [3, side], [24, 144, 24], 1).phases(3), 1);
+        }
+    }
+
+    #[test]
+    fn layers_are_cut_where_it_comes_out_even() {
+        let [even, odd] = [960, 160].map(panels);
+        // 25 and 24 pixels, or 15 panels each with half of the weights.
+        assert_eq!(pointwise([49, 160], &even, 2).axis, Axis::Channels);
+        // 3 panels and 2.
+        assert_eq!(pointwise([49, 960], &odd, 2).axis, Axis::Pixels);
+        assert_eq!(pointwise([3136, 24], &panels(144), 2).axis, Axis::Pixels);
+        assert_eq!(pointwise([1, 960], &even, 4), Parts { axis: Axis::Channels, tasks: 4 });
+        assert_eq!(depthwise(7, 60, 2).axis, Axis::Channels);
+        assert_eq!(depthwise(56, 9, 2).axis, Axis::Pixels);
+        assert_eq!(depthwise(1, 1, 8).tasks, 1);
+    }
+
+    #[test]
+    fn nothing_overflows() {
+        let huge = usize::MAX / 2;
+        assert_eq!(depthwise(huge, huge, MOST).tasks, MOST);
+        assert_eq!(pointwise([huge, huge], &panels(64), MOST).tasks, MOST);
+    }
+}
