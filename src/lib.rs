@@ -45,7 +45,7 @@
 //!
 //! # Features
 //!
-//! `std` (default): `MBCONV_ISA`, cache sizes from the operating system,
+//! `std` (default): `MBCONV_ISA`, cache sizes from Linux where no CPUID tells them,
 //! `measure_peak`. Without it the crate is `no_std` with `alloc`. `rayon`: the
 //! executor `Rayon`.
 

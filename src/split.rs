@@ -293,7 +293,7 @@ mod tests {
             weights: 4 * c[1] * (c[0] + 9 + c[2]),
             thin: [c[0], c[2]].map(|c| 4 * side * side * c),
         };
-        let caches = Caches { l1: 48 << 10, l2: 1 << 20 };
+        let caches = Caches { l1: 48 << 10, l2: 1 << 20, ..Caches::default() };
         let options = PlanOptions::new().caches(caches).schedule(schedule);
         Work { problem, c_in: c[0], expand: &expand, project: &project }.cut(&options, tasks).0
     }

@@ -52,7 +52,8 @@ fn the_plan_explains_itself() {
         PointwiseParams::new(144, 24, &project),
     )
     .expand(PointwiseParams::new(24, 144, &expand));
-    let options = PlanOptions::new().caches(Caches { l1: 32 << 10, l2: 512 << 10 });
+    let options =
+        PlanOptions::new().caches(Caches { l1: 32 << 10, l2: 512 << 10, ..Caches::default() });
     for isa in isas() {
         let op = InvertedBottleneck::with_isa(&params, isa).unwrap();
         let plan = op.plan_with(Shape::new(1, 56, 56), &options).unwrap();

@@ -73,7 +73,7 @@ fuzz_target!(|input: Input| {
         for schedule in
             [Schedule::Auto, Schedule::Fused, Schedule::Unfused, Schedule::Tiled { rows, channels }]
         {
-            let caches = Caches { l1: 1 << 15, l2: usize::from(input.l2) };
+            let caches = Caches { l2: usize::from(input.l2), ..Caches::default() };
             let options = PlanOptions::new().schedule(schedule).caches(caches);
             let plan = InvertedBottleneck::with_isa(&params, isa)
                 .and_then(|op| op.plan_with(shape, &options));

@@ -1,60 +1,13 @@
 //! How a block is cut into tiles, and why.
 
+mod caches;
+
 use alloc::format;
 use alloc::string::String;
 
 use crate::kernel::bottleneck::Tile;
 use crate::shape::Placed;
-
-/// The data caches of one core that a plan counts on, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Caches {
-    /// First level.
-    pub l1: usize,
-    /// Second level: the fused schedule keeps its tile here.
-    pub l2: usize,
-}
-
-impl Default for Caches {
-    /// What most cores of the last ten years have at least: 32 KiB and 256 KiB.
-    fn default() -> Self {
-        Self { l1: 32 << 10, l2: 256 << 10 }
-    }
-}
-
-impl Caches {
-    /// The sizes that the operating system tells (Linux sysfs, with the `std`
-    /// feature), else the default. Read once per process.
-    pub fn detect() -> Self {
-        #[cfg(feature = "std")]
-        {
-            static CACHES: std::sync::OnceLock<Caches> = std::sync::OnceLock::new();
-            *CACHES.get_or_init(|| Self::read_sysfs().unwrap_or_default())
-        }
-        #[cfg(not(feature = "std"))]
-        Self::default()
-    }
-
-    #[cfg(feature = "std")]
-    fn read_sysfs() -> Option<Self> {
-        let mut caches = Self { l1: 0, l2: 0 };
-        for entry in std::fs::read_dir("/sys/devices/system/cpu/cpu0/cache").ok()? {
-            let path = entry.ok()?.path();
-            let read = |name: &str| std::fs::read_to_string(path.join(name)).ok();
-            let (Some(level), Some(kind), Some(size)) = (read("level"), read("type"), read("size"))
-            else {
-                continue;
-            };
-            let kib: usize = size.trim().strip_suffix('K')?.parse().ok()?;
-            match (level.trim(), kind.trim()) {
-                ("1", "Data" | "Unified") => caches.l1 = kib << 10,
-                ("2", "Data" | "Unified") => caches.l2 = kib << 10,
-                _ => {}
-            }
-        }
-        (caches.l1 > 0 && caches.l2 > 0).then_some(caches)
-    }
-}
+pub use caches::Caches;
 
 /// How an inverted bottleneck is scheduled. The result is the same bit for bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -84,7 +37,7 @@ pub enum Schedule {
 ///
 /// let options = PlanOptions::new()
 ///     .schedule(Schedule::Fused)
-///     .caches(Caches { l1: 64 << 10, l2: 1 << 20 });
+///     .caches(Caches { l2: 1 << 20, ..Caches::detect() });
 /// # let _ = options;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
