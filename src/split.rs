@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::kernel::bottleneck::{By, Cut, Tile};
 use crate::kernel::parts::{Axis, Parts, share};
 use crate::pack::Panel;
-use crate::schedule::{Decision, PlanOptions, Problem, Schedule};
+use crate::schedule::{Core, Decision, PlanOptions, Problem, Schedule};
 use crate::shape::{Placed, Shape};
 
 /// More tasks than this are not made of one plan.
@@ -76,8 +76,7 @@ fn product<const N: usize>(sizes: [usize; N]) -> u64 {
 /// A block, as far as its cut depends on it.
 pub(crate) struct Work<'a> {
     pub(crate) problem: Problem<'a>,
-    /// Input channels and panels of the expansion; none where there is none.
-    pub(crate) c_in: usize,
+    /// Panels of the expansion; none where there is none.
     pub(crate) expand: &'a [Panel],
     pub(crate) project: &'a [Panel],
 }
@@ -107,7 +106,7 @@ impl Work<'_> {
 
     /// Bytes of one ring and of one band.
     pub(crate) fn buffers(&self, cut: &Cut, tile: &Tile) -> [usize; 2] {
-        let Problem { window, lanes, expand, .. } = self.problem;
+        let Problem { window, expand, core: Core { lanes, .. }, .. } = self.problem;
         let ring = if expand { tile.ring_elements(window, lanes) } else { 0 };
         let band = match cut.by {
             By::Channels(_) => Tile { vectors: self.vectors(), ..*tile },
@@ -171,13 +170,11 @@ impl Work<'_> {
             output: Shape { height: rows, ..output },
             ..*problem.window
         };
-        let [x, y] = problem.thin;
-        let thin = [x / input.height * needed, y / output.height * rows];
-        solve(&Problem { window: &window, thin, ..*problem })
+        solve(&Problem { window: &window, ..*problem })
     }
 
     fn vectors(&self) -> usize {
-        self.problem.channels.div_ceil(self.problem.lanes)
+        self.problem.vectors()
     }
 
     /// How the projection is cut where it is a phase of its own, and its cost.
@@ -194,7 +191,8 @@ impl Work<'_> {
         let Placed { input, output, kernel, .. } = *self.problem.window;
         let tasks = cut.tasks;
         let each = |total: usize| total.div_ceil(tasks);
-        let expand = |rows: usize, panels| projection(rows * input.width, self.c_in, panels);
+        let expand =
+            |rows: usize, panels| projection(rows * input.width, self.problem.c_in, panels);
         let depthwise = |rows: usize, vectors: usize| {
             product([rows, output.width, kernel[0] * kernel[1], vectors])
         };
@@ -287,15 +285,15 @@ mod tests {
         let problem = Problem {
             window: &window,
             expand: true,
+            c_in: c[0],
             channels: c[1],
-            lanes: 16,
+            c_out: c[2],
             panel: 2,
-            weights: 4 * c[1] * (c[0] + 9 + c[2]),
-            thin: [c[0], c[2]].map(|c| 4 * side * side * c),
+            core: Core { lanes: 16, panel: 2, pointwise: [14, 12, 9, 0], depthwise: [2, 7] },
         };
         let caches = Caches { l1: 48 << 10, l2: 1 << 20, ..Caches::default() };
         let options = PlanOptions::new().caches(caches).schedule(schedule);
-        Work { problem, c_in: c[0], expand: &expand, project: &project }.cut(&options, tasks).0
+        Work { problem, expand: &expand, project: &project }.cut(&options, tasks).0
     }
 
     #[test]

@@ -41,8 +41,8 @@ fn flops_and_weights_follow_the_formula() {
     }
 }
 
-/// A large map is fused into a tile that fits half of L2, a small one is not;
-/// the words name the sizes.
+/// A large map is fused into a tile that fits three quarters of L2, a small one is
+/// not; the words name the sizes and the estimates.
 #[test]
 fn the_plan_explains_itself() {
     let (expand, depthwise, project) =
@@ -59,18 +59,18 @@ fn the_plan_explains_itself() {
         let plan = op.plan_with(Shape::new(1, 56, 56), &options).unwrap();
         assert!(plan.is_fused());
         assert_eq!(plan.expanded_bytes(), 56 * 56 * 144 * 4);
-        assert!(plan.tile_bytes() <= 256 << 10, "{}", plan.tile_bytes());
+        assert!(plan.tile_bytes() <= 384 << 10, "{}", plan.tile_bytes());
         let words = plan.explain();
         assert!(words.starts_with("fused") && words.contains("1764 KiB expanded"), "{words}");
 
         let plan = op.plan_with(Shape::new(1, 7, 7), &options).unwrap();
         assert!(!plan.is_fused());
         let words = plan.explain();
-        assert!(words.starts_with("unfused") && words.contains("fit L2 (512 KiB)"), "{words}");
+        assert!(words.starts_with("unfused (estimated "), "{words}");
 
         let fused = options.schedule(Schedule::Fused);
         let plan = op.plan_with(Shape::new(1, 7, 7), &fused).unwrap();
-        assert!(plan.explain().starts_with("fused (as asked)"), "{}", plan.explain());
+        assert!(plan.explain().starts_with("fused (as asked, "), "{}", plan.explain());
         assert!(plan.kernel_name().starts_with("bottleneck_f32_fused_"));
     }
 }

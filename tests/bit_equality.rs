@@ -33,7 +33,8 @@ impl Configuration {
                 .prop_map(|(rows, channels)| Schedule::Tiled { rows, channels }),
         ];
         // L2 from where little fits to where everything does.
-        let caches = (10u32..=22).prop_map(|bits| Caches { l1: 1 << 12, l2: 1 << bits, l3: 1 << 20 });
+        let caches =
+            (10u32..=22).prop_map(|bits| Caches { l1: 1 << 12, l2: 1 << bits, l3: 1 << 20 });
         (schedule, caches, 1usize..=8, pool()).prop_map(|(schedule, caches, threads, pool)| Self {
             schedule,
             caches,

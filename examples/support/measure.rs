@@ -18,7 +18,7 @@ const STEP: usize = 16;
 
 /// Output rows of a band, and the parts of the expanded channels in a slab,
 /// that `--tiles` combines.
-const TILE_ROWS: [usize; 10] = [1, 2, 3, 4, 7, 8, 14, 16, 28, 56];
+const TILE_ROWS: [usize; 10] = [1, 2, 4, 6, 8, 10, 14, 20, 28, 56];
 const TILE_PARTS: [usize; 5] = [1, 2, 3, 4, 6];
 
 /// How to measure.

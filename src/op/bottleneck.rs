@@ -15,7 +15,7 @@ use crate::kernel::bottleneck::{Block, By, Cut, Run, Stage, Tile};
 use crate::op::check_length;
 use crate::pack::{PackDepthwise, PackPointwise, PackedDepthwise, PackedPointwise};
 use crate::params::BottleneckParams;
-use crate::schedule::{Decision, PlanOptions, Problem};
+use crate::schedule::{Core, Decision, PlanOptions, Problem, Schedule};
 use crate::shape::{Placed, Shape, Window};
 use crate::split::{self, Work};
 
@@ -134,21 +134,20 @@ impl InvertedBottleneck {
         let problem = Problem {
             window: &window,
             expand: expand.is_some(),
+            c_in: self.c_in(),
             channels,
-            lanes,
+            c_out: project.c_out,
             panel: expand
                 .iter()
                 .flat_map(|(packed, _)| &packed.panels)
                 .map(|panel| panel.vectors)
                 .max()
                 .unwrap_or(1),
-            weights: self.weight_bytes(),
-            thin: [input, output].map(|n| n / shape.batch * size_of::<f32>()),
+            core: Core::new(*isa, &window),
         };
         let tasks = split::tasks(options)?;
-        let (c_in, panels) =
-            expand.as_ref().map_or((0, &[][..]), |(packed, _)| (packed.c_in, &packed.panels));
-        let work = Work { problem, c_in, expand: panels, project: &project.panels };
+        let panels = expand.as_ref().map_or(&[][..], |(packed, _)| &packed.panels);
+        let work = Work { problem, expand: panels, project: &project.panels };
         let (cut, Decision { tile, fused, why }) = work.cut(options, tasks);
         let buffers = work.buffers(&cut, &tile);
         let (op, flops, flush) = (self.clone(), self.flops(shape)?, options.flush_denormals);
@@ -256,6 +255,21 @@ impl BottleneckPlan {
         self.fused
     }
 
+    /// What was chosen: [`Schedule::Unfused`], or [`Schedule::Tiled`] with the
+    /// tile of each task. A plan for one thread that is asked for it is the same.
+    pub fn schedule(&self) -> Schedule {
+        if self.fused {
+            Schedule::Tiled { rows: self.tile.rows, channels: self.tile_channels() }
+        } else {
+            Schedule::Unfused
+        }
+    }
+
+    /// Channels of a slab.
+    fn tile_channels(&self) -> usize {
+        (self.tile.vectors * self.op.0.isa.lanes()).min(self.op.0.depthwise.channels)
+    }
+
     /// Bytes that the expanded tensor takes when it is whole; 0 for a block
     /// without expansion.
     pub fn expanded_bytes(&self) -> usize {
@@ -271,11 +285,12 @@ impl BottleneckPlan {
         rings * ring + bands * band
     }
 
-    /// The schedule in words: what was chosen, why, and in how many bytes.
+    /// The schedule in words: what was chosen, what it and the other way should
+    /// take by the planner's estimate, and in how many bytes.
     pub fn explain(&self) -> String {
-        let Tile { rows, vectors, ring, .. } = self.tile;
+        let Tile { rows, ring, .. } = self.tile;
         let kib = |bytes: usize| bytes.div_ceil(1 << 10);
-        let channels = (vectors * self.op.0.isa.lanes()).min(self.op.0.depthwise.channels);
+        let channels = self.tile_channels();
         let (tile, expanded) = (kib(self.tile_bytes()), kib(self.expanded_bytes()));
         let schedule = if self.fused {
             format!(

@@ -1,13 +1,16 @@
 //! How a block is cut into tiles, and why.
 
 mod caches;
+mod cost;
 
 use alloc::format;
 use alloc::string::String;
 
+use crate::buffer::ALIGN;
 use crate::kernel::bottleneck::Tile;
 use crate::shape::Placed;
 pub use caches::Caches;
+pub(crate) use cost::Core;
 
 /// How an inverted bottleneck is scheduled. The result is the same bit for bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -106,16 +109,13 @@ pub(crate) struct Problem<'a> {
     pub(crate) window: &'a Placed,
     /// Whether there is an expanded tensor besides the depthwise output.
     pub(crate) expand: bool,
-    /// Channels of the depthwise convolution.
+    /// Channels of the input, of the depthwise convolution, of the output.
+    pub(crate) c_in: usize,
     pub(crate) channels: usize,
-    /// Lanes of a channel vector.
-    pub(crate) lanes: usize,
+    pub(crate) c_out: usize,
     /// Vectors of the widest expand panel: no slab is narrower.
     pub(crate) panel: usize,
-    /// Bytes of the block's weights.
-    pub(crate) weights: usize,
-    /// Bytes of one image's input and output.
-    pub(crate) thin: [usize; 2],
+    pub(crate) core: Core,
 }
 
 /// What was decided.
@@ -126,53 +126,62 @@ pub(crate) struct Decision {
     pub(crate) why: String,
 }
 
+/// What fused must gain over an unfused block that fits L2: the estimate is no
+/// better than this, and where both fit, fused has lost more than it has gained.
+const MARGIN: f64 = 1.02;
+
 impl Problem<'_> {
     pub(crate) fn decide(&self, options: &PlanOptions) -> Decision {
-        let l2 = options.caches.l2;
+        let caches = &options.caches;
+        // Three quarters of L2, of which scratch memory loses a little to alignment.
+        let budget = (caches.l2 / 4 * 3).saturating_sub(2 * ALIGN);
         let whole = self.unfused();
-        let whole_bytes = self.bytes(&whole);
-        let kib = |bytes: usize| bytes.div_ceil(1 << 10);
-        match options.schedule {
-            Schedule::Unfused => Decision {
-                tile: whole,
-                fused: false,
-                why: format!("as asked; both tensors take {} KiB", kib(whole_bytes)),
-            },
-            Schedule::Fused => {
-                Decision { tile: self.fused(l2), fused: true, why: String::from("as asked") }
+        let tile = match options.schedule {
+            Schedule::Tiled { rows, channels } => {
+                self.tile(rows.max(1), channels.max(1).div_ceil(self.core.lanes))
             }
-            Schedule::Tiled { rows, channels } => Decision {
-                tile: self.tile(rows.max(1), channels.max(1).div_ceil(self.lanes)),
-                fused: true,
-                why: String::from("as asked"),
-            },
-            Schedule::Auto if whole_bytes <= l2 / 2 => Decision {
-                tile: whole,
-                fused: false,
-                why: format!(
-                    "expanded tensor and depthwise output, {} KiB, fit L2 ({} KiB)",
-                    kib(whole_bytes),
-                    kib(l2)
-                ),
-            },
-            Schedule::Auto => Decision {
-                tile: self.fused(l2),
-                fused: true,
-                why: format!("unfused, {} KiB would leave L2 ({} KiB)", kib(whole_bytes), kib(l2)),
-            },
+            _ => self.cheapest(caches, budget),
+        };
+        let cycles = |tile| self.cost(tile, caches).cycles();
+        let (fused, unfused) = (cycles(&tile), cycles(&whole));
+        let choice = match options.schedule {
+            Schedule::Unfused => false,
+            Schedule::Fused | Schedule::Tiled { .. } => true,
+            Schedule::Auto => self.bytes(&whole) > budget || fused * MARGIN < unfused,
+        };
+        let asked = if options.schedule == Schedule::Auto { "" } else { "as asked, " };
+        let [fused, unfused] = [fused, unfused].map(|cycles| cycles / 1e3);
+        if choice {
+            let why = format!("{asked}estimated {fused:.0} kcycles, unfused {unfused:.0}");
+            Decision { tile, fused: true, why }
+        } else {
+            let why = format!("{asked}estimated {unfused:.0} kcycles, fused {fused:.0}");
+            Decision { tile: whole, fused: false, why }
         }
     }
 
     /// Bytes of the tile's ring and band.
     pub(crate) fn bytes(&self, tile: &Tile) -> usize {
-        let ring = if self.expand { tile.ring_elements(self.window, self.lanes) } else { 0 };
-        (ring + tile.band_elements(self.window, self.lanes)) * size_of::<f32>()
+        let lanes = self.core.lanes;
+        let ring = if self.expand { tile.ring_elements(self.window, lanes) } else { 0 };
+        (ring + tile.band_elements(self.window, lanes)) * size_of::<f32>()
+    }
+
+    /// Channel vectors of the depthwise convolution.
+    pub(crate) fn vectors(&self) -> usize {
+        self.channels.div_ceil(self.core.lanes)
+    }
+
+    /// The most input rows that `rows` output rows read.
+    fn ring(&self, rows: usize) -> usize {
+        let extent = (self.window.kernel[0] - 1) * self.window.dilation[0] + 1;
+        ((rows - 1) * self.window.stride[0] + extent).min(self.window.input.height)
     }
 
     fn unfused(&self) -> Tile {
         Tile {
             rows: self.window.output.height,
-            vectors: self.channels.div_ceil(self.lanes),
+            vectors: self.vectors(),
             ring: self.window.input.height,
             interleaved: false,
         }
@@ -180,39 +189,149 @@ impl Problem<'_> {
 
     /// The fused tile of these rows and vectors, cut to the block.
     fn tile(&self, rows: usize, vectors: usize) -> Tile {
-        let whole = self.unfused();
-        let rows = rows.min(whole.rows);
-        let extent = (self.window.kernel[0] - 1) * self.window.dilation[0] + 1;
-        Tile {
-            rows,
-            vectors: vectors.max(self.panel).min(whole.vectors),
-            ring: ((rows - 1) * self.window.stride[0] + extent).min(whole.ring),
-            interleaved: true,
+        let rows = rows.min(self.window.output.height);
+        let vectors = vectors.max(self.panel).min(self.vectors());
+        Tile { rows, vectors, ring: self.ring(rows), interleaved: true }
+    }
+
+    /// The cheapest of the fused tiles that take at most `budget` bytes; the
+    /// smallest of all where none does.
+    fn cheapest(&self, caches: &Caches, budget: usize) -> Tile {
+        let height = self.window.output.height;
+        let panels = self.vectors().div_ceil(self.core.panel);
+        // Bytes by rows of a slab of one vector, at least and then exactly.
+        let row = self.window.output.width * self.core.lanes * size_of::<f32>();
+        let tallest = budget / row;
+        // Depthwise tiles take rows in pairs.
+        let heights = parts(height, tallest).flat_map(|rows| [rows, rows.next_multiple_of(2)]);
+        let tiles = heights.flat_map(|rows| {
+            let vectors = budget / self.bytes(&Tile { vectors: 1, ..self.tile(rows, 1) });
+            parts(panels, vectors.div_ceil(self.core.panel))
+                .map(move |panels| self.tile(rows, panels * self.core.panel))
+        });
+        tiles
+            .filter(|tile| self.bytes(tile) <= budget)
+            .map(|tile| (self.cost(&tile, caches).cycles(), tile))
+            .min_by(|(a, _), (b, _)| a.total_cmp(b))
+            .map_or_else(|| self.tile(1, 1), |(_, tile)| tile)
+    }
+}
+
+/// The sizes that cut `total` into equal parts, but for the last one: each once,
+/// the largest that is not above `most` first. Some sixty are more than are worth
+/// a look.
+fn parts(total: usize, most: usize) -> impl Iterator<Item = usize> {
+    let size = move |parts: usize| total.div_ceil(parts);
+    let first = (most > 0).then(|| size(total.div_ceil(most)));
+    core::iter::successors(first, move |&last| {
+        (last > 1).then(|| size(total.div_ceil(last) + 1).min(last - 1))
+    })
+    .take(64)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::isa::Isa;
+    use crate::shape::{Padding, Shape, Window};
+
+    /// The blocks of a few kinds, on every instruction set.
+    fn problems(mut test: impl FnMut(&Problem<'_>)) {
+        for (side, [c_in, channels, c_out], stride, kernel) in [
+            (112, [16, 96, 24], 2, 3),
+            (56, [24, 144, 40], 2, 5),
+            (28, [32, 192, 32], 1, 3),
+            (15, [112, 672, 112], 1, 5),
+            (7, [160, 960, 320], 1, 3),
+            (1, [3, 20, 3], 1, 3),
+            (300, [1, 1, 1], 3, 1),
+        ] {
+            let window = Window {
+                kernel: [kernel; 2],
+                stride: [stride; 2],
+                dilation: [1; 2],
+                padding: Padding::SameUpper,
+            };
+            let window = &window.place(Shape::new(1, side, side)).expect("a fitting window");
+            for (isa, expand) in Isa::available().flat_map(|isa| [(isa, true), (isa, false)]) {
+                let core = Core::new(isa, window);
+                let c_in = if expand { c_in } else { channels };
+                let panel = core.panel;
+                test(&Problem { window, expand, c_in, channels, c_out, panel, core });
+            }
         }
     }
 
-    /// The tile that fits half of L2, since input and weights want their share,
-    /// and moves the fewest bytes: all weights pass once per band, the input once
-    /// per slab, and the output, which holds the partial sums, is read and
-    /// written again for each slab after the first.
-    ///
-    /// Large maps come out as bands of all channels (a line buffer), small ones as
-    /// slabs of all rows. Ties go to taller bands. Depthwise tiles take rows in
-    /// pairs.
-    fn fused(&self, l2: usize) -> Tile {
-        let whole = self.unfused();
-        let [input, output] = self.thin;
-        let heights = (1..=whole.rows).rev().filter(|&r| r == 1 || r % 2 == 0 || r == whole.rows);
-        let candidates = heights.filter_map(|rows| {
-            let vectors = l2 / 2 / self.bytes(&Tile { vectors: 1, ..self.tile(rows, 1) });
-            let slabs = whole.vectors.div_ceil(vectors.clamp(1, whole.vectors));
-            let bands = whole.rows.div_ceil(rows);
-            let tile = self.tile(rows, whole.vectors.div_ceil(slabs));
-            let moved = (bands * self.weights)
-                .saturating_add(slabs.saturating_mul(input))
-                .saturating_add((2 * slabs - 1).saturating_mul(output));
-            (tile.vectors <= vectors).then_some((moved, tile))
+    #[test]
+    fn parts_are_the_equal_cuts() {
+        for (total, most) in [(1usize, 1), (7, 7), (14, 9), (56, 56), (112, 30), (5, 0)] {
+            let mut cuts: Vec<usize> = (1..=total).map(|n| total.div_ceil(n)).collect();
+            cuts.retain(|&size| size <= most);
+            cuts.dedup();
+            assert_eq!(parts(total, most).collect::<Vec<_>>(), cuts, "{total} {most}");
+        }
+        assert!(parts(usize::MAX, usize::MAX).all(|size| size > 0));
+    }
+
+    /// By the model's own account: a larger cache never makes a tile dearer, and
+    /// what is chosen for it is at least as cheap as what was before.
+    #[test]
+    fn larger_caches_are_never_worse() {
+        let sizes = [1, 16 << 10, 100_000, 256 << 10, 1 << 20, 3 << 20, 64 << 20];
+        problems(|problem| {
+            let cost = |tile: &Tile, caches: &Caches| problem.cost(tile, caches).cycles();
+            let (mut last, mut tiles) = (f64::INFINITY, Vec::new());
+            for l2 in sizes {
+                let caches = Caches { l1: 32 << 10, l2, l3: 2 << 20 };
+                let tile = problem.cheapest(&caches, l2 / 4 * 3);
+                let now = cost(&tile, &caches);
+                assert!(now.is_finite() && now > 0.0 && now <= last, "{l2}: {now} after {last}");
+                for larger in [Caches { l1: 64 << 10, ..caches }, Caches { l3: 4 << 20, ..caches }]
+                {
+                    assert!(cost(&tile, &larger) <= now);
+                }
+                tiles.push(tile);
+                assert!(tiles.iter().all(|before| cost(before, &caches) >= now));
+                last = now;
+            }
         });
-        candidates.min_by_key(|&(moved, _)| moved).map_or_else(|| self.tile(1, 1), |(_, tile)| tile)
+    }
+
+    /// The multiply-adds alone take as long as they must: the estimate is above,
+    /// and not by much where the block is large.
+    #[test]
+    fn estimates_respect_the_peak() {
+        problems(|problem| {
+            let Problem { window, expand, c_in, channels, c_out, core, .. } = problem;
+            let [input, output] = [window.input, window.output].map(|s| s.height * s.width);
+            let taps = window.kernel[0] * window.kernel[1];
+            let expand = if *expand { input * c_in } else { 0 };
+            let sums = channels * (expand + output * (taps + c_out));
+            let peak = sums as f64 / (2 * core.lanes) as f64;
+            let cost = problem.cost(&problem.unfused(), &Caches::default());
+            assert!(cost.arithmetic > peak, "{cost:?} {peak}");
+            let whole_vectors = channels % 32 == 0 && c_out % 32 == 0;
+            assert!(!whole_vectors || cost.arithmetic < 1.25 * peak, "{cost:?} {peak}");
+        });
+    }
+
+    /// A part of an image costs less than all of it, but about its share at least.
+    #[test]
+    fn halos_cost() {
+        problems(|problem| {
+            let (window, caches) = (problem.window, Caches::default());
+            let rows = window.output.height / 2;
+            if rows >= 2 {
+                let input = Shape { height: problem.ring(rows), ..window.input };
+                let output = Shape { height: rows, ..window.output };
+                let half = Problem { window: &Placed { input, output, ..*window }, ..*problem };
+                let [whole, half] =
+                    [problem, &half].map(|p| p.cost(&problem.tile(2, 2), &caches).arithmetic);
+                let share = rows as f64 / window.output.height as f64 * whole;
+                assert!((0.95 * share..whole).contains(&half), "{half} of {whole}");
+            }
+        });
     }
 }

@@ -44,6 +44,19 @@ pub(crate) struct Args<'a> {
     pub(crate) finish: Finish,
 }
 
+/// The rows and columns of the window's largest tile.
+pub(crate) fn largest_tile<S: Lanes>(window: &Placed) -> [usize; 2] {
+    match (window.kernel, window.stride, window.dilation) {
+        ([3, 3], [1, 1], [1, 1]) => largest::<S, 3, 1>(),
+        ([3, 3], [2, 2], [1, 1]) => largest::<S, 3, 2>(),
+        ([5, 5], [1, 1], [1, 1]) => largest::<S, 5, 1>(),
+        ([5, 5], [2, 2], [1, 1]) => largest::<S, 5, 2>(),
+        ([7, 7], [1, 1], [1, 1]) => largest::<S, 7, 1>(),
+        ([7, 7], [2, 2], [1, 1]) => largest::<S, 7, 2>(),
+        _ => largest::<S, 0, 0>(),
+    }
+}
+
 /// Computes the output rows `rows`.
 ///
 /// # Safety
