@@ -44,6 +44,11 @@ pub enum Error {
         /// Channels that the stage takes.
         taken: usize,
     },
+    /// The depthwise convolution of a block has a channel multiplier.
+    MultiplierInBlock {
+        /// The multiplier, which must be 1.
+        multiplier: usize,
+    },
     /// Explicit padding on a side is not smaller than the (dilated) kernel.
     PaddingTooLarge {
         /// `"top"`, `"bottom"`, `"left"` or `"right"`.
@@ -100,6 +105,9 @@ impl fmt::Display for Error {
             }
             Self::ChannelMismatch { stage, given, taken } => {
                 write!(f, "{stage} takes {taken} channels, the stage before it gives {given}")
+            }
+            Self::MultiplierInBlock { multiplier } => {
+                write!(f, "a block's depthwise channel multiplier is {multiplier}, it must be 1")
             }
             Self::PaddingTooLarge { side, padding, kernel } => {
                 write!(f, "padding {side} is {padding}, it must be less than the kernel's {kernel}")

@@ -60,10 +60,12 @@ impl<'a> PointwiseParams<'a> {
     }
 }
 
-/// A depthwise convolution: each channel is convolved with a filter of its own.
+/// A depthwise convolution: each channel is convolved with a filter of its own,
+/// or with several.
 #[derive(Debug, Clone, Copy)]
 pub struct DepthwiseParams<'a> {
     pub(crate) channels: usize,
+    pub(crate) multiplier: usize,
     pub(crate) window: Window,
     pub(crate) weights: &'a [f32],
     pub(crate) bias: Option<&'a [f32]>,
@@ -78,11 +80,23 @@ impl<'a> DepthwiseParams<'a> {
     pub fn new(channels: usize, kernel: [usize; 2], weights: &'a [f32]) -> Self {
         Self {
             channels,
+            multiplier: 1,
             window: Window { kernel, stride: [1, 1], dilation: [1, 1], padding: Padding::VALID },
             weights,
             bias: None,
             activation: Activation::Identity,
         }
+    }
+
+    /// Gives each input channel `multiplier` filters: output channel `o` is a
+    /// convolution of input channel `o / multiplier`. Weights are
+    /// `[kernel height][kernel width][channels][multiplier]` then, which is
+    /// TensorFlow's order, and the bias `[channels][multiplier]`. A block's
+    /// depthwise convolution has one filter for each channel.
+    #[must_use]
+    pub fn multiplier(mut self, multiplier: usize) -> Self {
+        self.multiplier = multiplier;
+        self
     }
 
     /// Sets the stride, `[vertical, horizontal]`.
@@ -106,7 +120,7 @@ impl<'a> DepthwiseParams<'a> {
         self
     }
 
-    /// Adds a bias, `[channels]`.
+    /// Adds a bias, `[channels]`, one for each filter.
     #[must_use]
     pub fn bias(mut self, bias: &'a [f32]) -> Self {
         self.bias = Some(bias);
@@ -122,12 +136,14 @@ impl<'a> DepthwiseParams<'a> {
 
     pub(crate) fn validate(&self) -> Result<()> {
         check_nonzero("channels", self.channels)?;
+        check_nonzero("channel multiplier", self.multiplier)?;
         self.window.validate()?;
         let [height, width] = self.window.kernel;
-        let expected = elements("depthwise weights", &[height, width, self.channels])?;
+        let sizes = [height, width, self.channels, self.multiplier];
+        let expected = elements("depthwise weights", &sizes)?;
         check_length("depthwise weights", expected, self.weights)?;
         if let Some(bias) = self.bias {
-            check_length("depthwise bias", self.channels, bias)?;
+            check_length("depthwise bias", self.channels * self.multiplier, bias)?;
         }
         self.activation.validate()
     }
@@ -184,6 +200,9 @@ impl<'a> BottleneckParams<'a> {
             join("depthwise", expand.c_out, self.depthwise.channels)?;
         }
         self.depthwise.validate()?;
+        if self.depthwise.multiplier != 1 {
+            return Err(Error::MultiplierInBlock { multiplier: self.depthwise.multiplier });
+        }
         join("project", self.depthwise.channels, self.project.c_in)?;
         self.project.validate()
     }

@@ -107,7 +107,7 @@ fn pointwise_f64(params: &PointwiseParams<'_>, input: &[f64]) -> Vec<f64> {
 
 fn depthwise_f64(params: &DepthwiseParams<'_>, shape: Shape, input: &[f64]) -> Result<Vec<f64>> {
     let placed = params.window.place(shape)?;
-    let channels = params.channels;
+    let (c_in, channels) = (params.channels, params.channels * params.multiplier);
     let [kernel_h, kernel_w] = placed.kernel;
     let mut output = Vec::with_capacity(placed.output.elements(channels)?);
     // Where a tap falls: None in the padding.
@@ -128,7 +128,8 @@ fn depthwise_f64(params: &DepthwiseParams<'_>, shape: Shape, input: &[f64]) -> R
                             if let (Some(y), Some(x)) = (row, column) {
                                 let pixel = (n * shape.height + y) * shape.width + x;
                                 let weight = params.weights[(ky * kernel_w + kx) * channels + c];
-                                sum += input[pixel * channels + c] * f64::from(weight);
+                                let x = input[pixel * c_in + c / params.multiplier];
+                                sum += x * f64::from(weight);
                             }
                         }
                     }

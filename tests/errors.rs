@@ -99,6 +99,14 @@ fn depthwise() {
         let params = layer(2, [3, 3]).stride(stride).dilation(dilation);
         expect(new(&params), Error::ZeroSize { what }, what);
     }
+    let zero = Error::ZeroSize { what: "channel multiplier" };
+    expect(new(&layer(2, [3, 3]).multiplier(0)), zero, "channel multiplier");
+    let length = Error::Length { what: "depthwise weights", expected: 36, actual: 18 };
+    expect(new(&layer(2, [3, 3]).multiplier(2)), length, "length 18, the shapes ask for 36");
+    let overflow = Error::Overflow { what: "depthwise weights" };
+    expect(new(&layer(2, [3, 3]).multiplier(HUGE)), overflow, "depthwise weights");
+    let length = Error::Length { what: "depthwise bias", expected: 2, actual: 1 };
+    expect(new(&layer(1, [3, 3]).multiplier(2).bias(&[0.0])), length, "length 1");
     let length = Error::Length { what: "depthwise weights", expected: 27, actual: 18 };
     expect(new(&layer(3, [3, 3])), length, "length 18, the shapes ask for 27");
     let overflow = Error::Overflow { what: "depthwise weights" };
@@ -152,6 +160,12 @@ fn bottleneck() {
     let params = BottleneckParams::new(depthwise(4), expand(4, 2)).expand(expand(2, 3));
     let error = Error::ChannelMismatch { stage: "depthwise", given: 3, taken: 4 };
     expect(new(&params), error, "takes 4 channels, the stage before it gives 3");
+    let multiplied = DepthwiseParams::new(2, [3, 3], &w[..36]).multiplier(2);
+    let params = BottleneckParams::new(multiplied, expand(4, 2));
+    let error = Error::MultiplierInBlock { multiplier: 2 };
+    expect(new(&params), error.clone(), "multiplier is 2");
+    let shape = Shape::new(1, 3, 3);
+    expect(reference::bottleneck(&params, shape, &[0.0; 18]), error, "multiplier is 2");
     let params = BottleneckParams::new(depthwise(4), expand(5, 2)).expand(expand(2, 4));
     let error = Error::ChannelMismatch { stage: "project", given: 4, taken: 5 };
     expect(new(&params), error, "takes 5 channels, the stage before it gives 4");

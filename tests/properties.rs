@@ -57,12 +57,13 @@ proptest! {
         (fill, act) in any_fill().prop_flat_map(|f| (Just(f), activation_for(f))),
         shape in shape(),
         c in channels(),
+        multiplier in prop_oneof![3 => Just(1usize), 1 => 2usize..=5, 1 => 15usize..=17],
         window in window(),
         seed: u64,
     ) {
         let rng = &mut Rng::new(seed);
         let taps = window.kernel[0] * window.kernel[1];
-        let layer = Layer::new(rng, fill, taps * c, c, act);
+        let layer = Layer::new(rng, fill, taps * c * multiplier, c * multiplier, act);
         let params = layer.depthwise(c, &window);
         let x = fill.vec(rng, shape.elements(c).unwrap());
         let expected = match reference::depthwise(&params, shape, &x) {

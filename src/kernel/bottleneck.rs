@@ -390,24 +390,31 @@ impl Block<'_> {
                 bias: self.depthwise.bias.as_ptr().add(first * S::LANES),
                 vectors: vectors.len(),
                 block: 2,
+                input_overlap: 0,
+                output_overlap: 0,
                 input_lanes: S::LANES,
                 output_lanes: S::LANES,
+                index: depthwise::index(S::LANES, 1, 0),
                 finish: self.depthwise_activation.finish(),
             };
             let args = match self.expand {
                 Some(_) => ring,
                 // Without expansion the input is the image itself, whose last
                 // vector may be narrow.
-                None => depthwise::Args {
-                    input: x.add(first * S::LANES),
-                    input_row: width * channels,
-                    input_column: channels,
-                    input_vector: S::LANES,
-                    ring: window.input.height,
-                    block: vectors.len(),
-                    input_lanes: S::LANES.min(channels - (vectors.end - 1) * S::LANES),
-                    ..ring
-                },
+                None => {
+                    let lanes = S::LANES.min(channels - (vectors.end - 1) * S::LANES);
+                    depthwise::Args {
+                        input: x.add(first * S::LANES),
+                        input_row: width * channels,
+                        input_column: channels,
+                        input_vector: S::LANES,
+                        ring: window.input.height,
+                        block: vectors.len(),
+                        input_lanes: lanes,
+                        index: depthwise::index(lanes, 1, 0),
+                        ..ring
+                    }
+                }
             };
             depthwise::rows(s, &args, rows);
         }

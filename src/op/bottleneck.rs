@@ -13,7 +13,7 @@ use crate::executor::{Executor, Serial, for_each};
 use crate::isa::Isa;
 use crate::kernel::bottleneck::{Block, By, Cut, Run, Stage, Tile};
 use crate::op::check_length;
-use crate::pack::{PackDepthwise, PackPointwise, PackedDepthwise, PackedPointwise};
+use crate::pack::{PackDepthwise, PackPointwise, PackedDepthwise, PackedPointwise, Tail};
 use crate::params::BottleneckParams;
 use crate::schedule::{Decision, PlanOptions, Problem};
 use crate::shape::{Placed, Shape, Window};
@@ -83,7 +83,7 @@ impl InvertedBottleneck {
         Ok(Self(Arc::new(Inner {
             isa,
             expand: params.expand.as_ref().map(|stage| (pack(stage), stage.activation)),
-            depthwise: isa.dispatch(PackDepthwise(&params.depthwise)),
+            depthwise: isa.dispatch(PackDepthwise(&params.depthwise, Tail::Zeros)),
             depthwise_activation: params.depthwise.activation,
             window: params.depthwise.window,
             project: pack(&params.project),

@@ -98,11 +98,14 @@ impl Layer {
         }
     }
 
+    /// The channel multiplier is told by the number of weights.
     pub fn depthwise(&self, channels: usize, window: &Window) -> DepthwiseParams<'_> {
+        let taps = window.kernel[0] * window.kernel[1];
         let params = DepthwiseParams::new(channels, window.kernel, &self.weights)
             .stride(window.stride)
             .dilation(window.dilation)
             .padding(window.padding)
+            .multiplier(self.weights.len() / (taps * channels))
             .activation(self.activation);
         match &self.bias {
             Some(bias) => params.bias(bias),

@@ -100,6 +100,8 @@ pub(super) struct Walk<'a> {
     /// From tile to tile, in f32.
     pub(super) input_step: usize,
     pub(super) output_step: usize,
+    /// By how much the last step in input and output is shorter.
+    pub(super) overlap: [usize; 2],
     pub(super) weights_step: usize,
     pub(super) bias_step: usize,
     /// Columns from the first tap's that are inside the image.
@@ -168,7 +170,7 @@ unsafe fn walk<
         || {
             let (mut input, mut output) = (walk.input, walk.output);
             let (mut weights, mut bias) = (walk.weights, walk.bias);
-            for _ in 0..walk.tiles {
+            for left in (0..walk.tiles).rev() {
                 // SAFETY: bias and weights are packed in whole vectors.
                 let mut acc = unsafe { [[s.load(bias); C]; R] };
                 // SAFETY: lines are inside the image or null, columns outside are skipped.
@@ -210,7 +212,7 @@ unsafe fn walk<
                     for (c, &y) in row.iter().enumerate() {
                         // SAFETY: this row and column of the tile are among the output's.
                         unsafe {
-                            if NARROW {
+                            if NARROW && args.output_lanes < S::LANES {
                                 s.store_first(at(r, c), y, args.output_lanes);
                             } else {
                                 s.store(at(r, c), y);
@@ -225,8 +227,9 @@ unsafe fn walk<
                         unsafe { activate(s, args, activation, at(r, 0), C, lanes) }
                     }
                 }
-                input = input.wrapping_add(walk.input_step);
-                output = output.wrapping_add(walk.output_step);
+                let [x, y] = if left == 1 { walk.overlap } else { [0; 2] };
+                input = input.wrapping_add(walk.input_step - x);
+                output = output.wrapping_add(walk.output_step - y);
                 weights = weights.wrapping_add(walk.weights_step);
                 bias = bias.wrapping_add(walk.bias_step);
             }
@@ -370,7 +373,11 @@ unsafe fn any_window<S: Lanes, const NARROW: bool, const C: usize>(
                     let p = input.wrapping_add(x * args.input_column);
                     // SAFETY: `p` is a pixel inside the image, valid for input_lanes.
                     let x = unsafe {
-                        if NARROW { s.load_first(p, args.input_lanes) } else { s.load(p) }
+                        if NARROW {
+                            s.load_indexed(p, args.input_lanes, &args.index)
+                        } else {
+                            s.load(p)
+                        }
                     };
                     *acc = s.mul_add(x, w, *acc);
                 }
