@@ -74,6 +74,8 @@ pub enum Error {
         /// Height, width and channels of the output.
         output: [usize; 3],
     },
+    /// A residual is asked of a block without projection.
+    ResidualWithoutProject,
     /// An activation's parameter is NaN, infinite where it must be finite, or
     /// its lower bound is above its upper bound.
     InvalidActivation(
@@ -117,6 +119,9 @@ impl fmt::Display for Error {
             }
             Self::ResidualShape { input: [h, w, c], output: [oh, ow, oc] } => {
                 write!(f, "a residual joins equal shapes, not {h}x{w}x{c} and {oh}x{ow}x{oc}")
+            }
+            Self::ResidualWithoutProject => {
+                f.write_str("a block without projection cannot have a residual")
             }
             Self::InvalidActivation(activation) => {
                 write!(f, "{activation:?} has a parameter that is not allowed")

@@ -29,9 +29,9 @@ impl Panel {
 
 /// Cuts `c_out` output channels into panels: vectors of the preferred width,
 /// and one wider by a vector rather than a leftover of a single vector.
-fn panels<S: Lanes>(c_out: usize) -> Vec<Panel> {
+fn panels<S: Lanes>(c_out: usize, tail: Tail) -> Vec<Panel> {
     let total = c_out.div_ceil(S::LANES);
-    let half = (1..=S::LANES / 2).contains(&(c_out % S::LANES));
+    let half = tail == Tail::Zeros && (1..=S::LANES / 2).contains(&(c_out % S::LANES));
     let preferred = S::POINTWISE_VECTORS;
     let wider = S::POINTWISE_ROWS.get(preferred).is_some_and(|&rows| rows > 0);
     let mut panels = Vec::new();
@@ -48,7 +48,7 @@ fn panels<S: Lanes>(c_out: usize) -> Vec<Panel> {
 }
 
 /// A 1x1 convolution's weights: panel after panel, in a panel `[c_in][vectors][lane]`.
-/// Channels beyond `c_out` have weight and bias zero.
+/// Lanes without a channel have weight and bias zero.
 pub(crate) struct PackedPointwise {
     pub(crate) c_in: usize,
     pub(crate) c_out: usize,
@@ -58,35 +58,39 @@ pub(crate) struct PackedPointwise {
 }
 
 /// Packs for the instruction set it is dispatched to.
-pub(crate) struct PackPointwise<'p>(pub(crate) &'p PointwiseParams<'p>);
+pub(crate) struct PackPointwise<'p>(pub(crate) &'p PointwiseParams<'p>, pub(crate) Tail);
 
 impl Kernel for PackPointwise<'_> {
     type Output = PackedPointwise;
 
     fn run<S: Lanes>(self, _: S) -> PackedPointwise {
-        let &PointwiseParams { c_in, c_out, weights, bias, .. } = self.0;
+        let Self(&PointwiseParams { c_in, c_out, weights, bias, .. }, tail) = self;
         let vectors = c_out.div_ceil(S::LANES);
-        let panels = panels::<S>(c_out);
+        let panels = panels::<S>(c_out, tail);
         let mut packed = AlignedBuf::zeroed(vectors * S::LANES * c_in);
-        for panel in &panels {
-            let width = panel.vectors * S::LANES;
-            let first = panel.first * S::LANES;
-            for k in 0..c_in {
-                let row = &mut packed[first * c_in + k * width..][..width];
-                for (o, slot) in (first..c_out).zip(&mut *row) {
-                    *slot = weights[o * c_in + k];
+        let mut packed_bias = AlignedBuf::zeroed(vectors * S::LANES);
+        for &Panel { first, vectors, halved } in &panels {
+            for v in 0..vectors {
+                let lanes = tail.channels(first + v, c_out, S::LANES);
+                let twice = halved && v + 1 == vectors;
+                for k in 0..c_in {
+                    let at = (first * c_in + k * vectors + v) * S::LANES;
+                    let vector = &mut packed[at..][..S::LANES];
+                    for (o, slot) in lanes.clone().zip(&mut *vector) {
+                        *slot = weights[o * c_in + k];
+                    }
+                    if twice {
+                        double::<S>(vector);
+                    }
                 }
-                if panel.halved {
-                    double::<S>(&mut row[width - S::LANES..]);
+                let vector = &mut packed_bias[(first + v) * S::LANES..][..S::LANES];
+                if let Some(bias) = bias {
+                    vector[..lanes.len()].copy_from_slice(&bias[lanes]);
+                }
+                if twice {
+                    double::<S>(vector);
                 }
             }
-        }
-        let mut packed_bias = AlignedBuf::zeroed(vectors * S::LANES);
-        if let Some(bias) = bias {
-            packed_bias[..c_out].copy_from_slice(bias);
-        }
-        if panels.last().is_some_and(|panel| panel.halved) {
-            double::<S>(&mut packed_bias[(vectors - 1) * S::LANES..][..S::LANES]);
         }
         PackedPointwise { c_in, c_out, panels, weights: packed, bias: packed_bias }
     }

@@ -153,6 +153,8 @@ pub(crate) struct Problem<'a> {
     pub(crate) window: &'a Placed,
     /// Whether there is an expanded tensor besides the depthwise output.
     pub(crate) expand: bool,
+    /// Whether the depthwise output is between two stages.
+    pub(crate) project: bool,
     /// Channels of the depthwise convolution.
     pub(crate) channels: usize,
     /// Lanes of a channel vector.
@@ -213,7 +215,8 @@ impl Problem<'_> {
     /// Bytes of the tile's ring and band.
     pub(crate) fn bytes(&self, tile: &Tile) -> usize {
         let ring = if self.expand { tile.ring_elements(self.window, self.lanes) } else { 0 };
-        (ring + tile.band_elements(self.window, self.lanes)) * size_of::<f32>()
+        let band = if self.project { tile.band_elements(self.window, self.lanes) } else { 0 };
+        (ring + band) * size_of::<f32>()
     }
 
     fn unfused(&self) -> Tile {
@@ -251,7 +254,8 @@ impl Problem<'_> {
         let [input, output] = self.thin;
         let heights = (1..=whole.rows).rev().filter(|&r| r == 1 || r % 2 == 0 || r == whole.rows);
         let candidates = heights.filter_map(|rows| {
-            let vectors = l2 / 2 / self.bytes(&Tile { vectors: 1, ..self.tile(rows, 1) });
+            let bytes = self.bytes(&Tile { vectors: 1, ..self.tile(rows, 1) });
+            let vectors = l2 / 2 / bytes.max(1);
             let slabs = whole.vectors.div_ceil(vectors.clamp(1, whole.vectors));
             let bands = whole.rows.div_ceil(rows);
             let tile = self.tile(rows, whole.vectors.div_ceil(slabs));

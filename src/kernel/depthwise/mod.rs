@@ -97,16 +97,10 @@ struct Strip {
 
 impl Strip {
     fn new(window: &Placed, columns: usize, column: usize, tiles: usize) -> Self {
-        let (stride, left) = (window.stride[1], window.before[1]);
-        let extent = (window.kernel[1] - 1) * window.dilation[1] + 1;
-        // Tile i is inside where left <= (column + i * columns) * stride and
-        // (column + (i + 1) * columns - 1) * stride + extent <= left + width.
-        let start = left.div_ceil(stride).saturating_sub(column).div_ceil(columns).min(tiles);
-        let end = (left + window.input.width)
-            .checked_sub(extent)
-            .and_then(|last| (last / stride + 1).checked_sub(column))
-            .map_or(0, |fit| fit / columns)
-            .clamp(start, tiles);
+        // Tile i is inside where its outputs from column + i * columns on are.
+        let whole = window.whole(1);
+        let start = whole.start.saturating_sub(column).div_ceil(columns).min(tiles);
+        let end = (whole.end.saturating_sub(column) / columns).clamp(start, tiles);
         Self { columns, column, tiles, inside: start..end }
     }
 
@@ -130,26 +124,26 @@ impl Strip {
             let column = self.column + i * self.columns;
             // The first tap may lie to the left of the image: hence wrapping.
             let first = (column * window.stride[1]).wrapping_sub(left);
-            let overlap = if v + 1 == args.vectors {
-                [args.input_overlap, args.output_overlap]
-            } else {
-                [0; 2]
+            let overlap = |last: bool| {
+                if last { [args.input_overlap, args.output_overlap] } else { [0; 2] }
             };
-            let last = vectors.end == args.vectors;
+            let [back_in, back_out] = overlap(v + 1 == args.vectors);
             Walk {
                 lines,
                 tiles: vectors.len(),
                 input: first
                     .wrapping_mul(args.input_column)
-                    .wrapping_add(v * args.input_vector - overlap[0]),
-                output: lines.output.wrapping_add(
-                    column * args.output_column + v * args.output_vector - overlap[1],
-                ),
+                    .wrapping_add(v * args.input_vector)
+                    .wrapping_sub(back_in),
+                output: lines
+                    .output
+                    .wrapping_add(column * args.output_column + v * args.output_vector)
+                    .wrapping_sub(back_out),
                 weights: args.weights.wrapping_add(v * taps),
                 bias: args.bias.wrapping_add(v * S::LANES),
                 input_step: args.input_vector,
                 output_step: args.output_vector,
-                overlap: if last { [args.input_overlap, args.output_overlap] } else { [0; 2] },
+                overlap: overlap(vectors.end == args.vectors),
                 weights_step: taps,
                 bias_step: S::LANES,
                 inside,
