@@ -177,3 +177,24 @@ fn special_inputs_propagate() {
         }
     }
 }
+
+/// Strides far beyond the image leave one output; their products are not formed.
+#[test]
+fn huge_strides_have_one_output() {
+    let (shape, huge) = (Shape::new(1, 3, 3), [usize::MAX / 2; 2]);
+    let (weights, ones) = ([1.0; 9], [1.0]);
+    let depthwise = DepthwiseParams::new(1, [3, 3], &weights).stride(huge);
+    let stem = ConvParams::new(1, 1, [3, 3], &weights).stride(huge);
+    let block =
+        BottleneckParams::without_project(DepthwiseParams::new(1, [1, 1], &ones)).stem(stem);
+    for isa in isas() {
+        let plan = Depthwise::with_isa(&depthwise, isa).unwrap().plan(shape).unwrap();
+        let mut y = [0.0];
+        plan.run(&[1.0; 9], &mut y).unwrap();
+        assert_eq!(y, [9.0]);
+        let plan = InvertedBottleneck::with_isa(&block, isa).unwrap().plan(shape).unwrap();
+        let mut y = [0.0];
+        plan.run(&[1.0; 9], &mut y, &mut plan.scratch()).unwrap();
+        assert_eq!(y, [9.0]);
+    }
+}

@@ -53,7 +53,7 @@ pub(crate) unsafe fn row<S: Lanes>(
             let tap = (ky * kernel_width + kx) * c_in;
             let args = pointwise::Args {
                 a: image.wrapping_add(pixel.wrapping_mul(c_in)),
-                a_row: window.stride[1] * c_in,
+                a_row: window.stride[1].wrapping_mul(c_in),
                 a_block: S::LANES,
                 k: if runs == 0 { 0 } else { run * c_in },
                 b: args.b.wrapping_add(tap * nv * S::LANES),

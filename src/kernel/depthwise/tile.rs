@@ -355,7 +355,8 @@ unsafe fn any_window<S: Lanes, const NARROW: bool, const C: usize>(
 ) {
     let Placed { kernel, stride, dilation, .. } = *args.window;
     let inside = &walk.inside;
-    let step = stride[1] * args.input_column;
+    // Strides beyond the image have one column, and no step.
+    let step = stride[1].wrapping_mul(args.input_column);
     let mut slot = walk.lines.slot;
     for ky in walk.lines.taps.clone() {
         let mut input = args.input.wrapping_add(slot * args.input_row).wrapping_add(offset);
