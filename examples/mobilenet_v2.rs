@@ -23,9 +23,9 @@ use mbconv::{
     Activation::Relu6, BottleneckPlan, InvertedBottleneck, Isa, PlanOptions, Pointwise, Schedule,
     Shape, measure_peak, reference,
 };
-use network::{IMAGE, Layers, Network, PATCH};
+use network::{IMAGE, Layers, Network};
 use timing::interleaved;
-use workloads::layers::{Layer, Loaded};
+use workloads::layers::{Layer, Loaded, STEM};
 use workloads::random::Random;
 use workloads::{Workload, lists};
 
@@ -121,11 +121,12 @@ fn pointwise_rows(blocks: &[Loaded], isa: Isa) -> Result<Vec<PointwiseRow>, Box<
 
 /// The whole network, from the image to the logits: GFLOP and milliseconds.
 fn whole(blocks: &[Loaded], isa: Isa, random: &mut Random) -> Result<[f64; 2], Box<dyn Error>> {
-    let stem = Layer::new(random, PATCH, 32);
+    let stem = Layer::new(random, STEM, 32);
     let (head, classifier) = (Layer::new(random, 320, 1280), Layer::new(random, 1280, 1000));
+    let mut blocks: Vec<_> = blocks.iter().map(Loaded::block).collect();
+    blocks[0] = blocks[0].stem(stem.stem(32).activation(Relu6));
     let layers = Layers {
-        stem: stem.pointwise(PATCH, 32).activation(Relu6),
-        blocks: blocks.iter().map(Loaded::block).collect(),
+        blocks,
         head: head.pointwise(320, 1280).activation(Relu6),
         classifier: classifier.pointwise(1280, 1000),
     };

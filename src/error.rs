@@ -44,6 +44,11 @@ pub enum Error {
         /// Channels that the stage takes.
         taken: usize,
     },
+    /// The depthwise convolution of a block has a channel multiplier.
+    MultiplierInBlock {
+        /// The multiplier, which must be 1.
+        multiplier: usize,
+    },
     /// Explicit padding on a side is not smaller than the (dilated) kernel.
     PaddingTooLarge {
         /// `"top"`, `"bottom"`, `"left"` or `"right"`.
@@ -69,6 +74,8 @@ pub enum Error {
         /// Height, width and channels of the output.
         output: [usize; 3],
     },
+    /// A residual is asked of a block without projection.
+    ResidualWithoutProject,
     /// An activation's parameter is NaN, infinite where it must be finite, or
     /// its lower bound is above its upper bound.
     InvalidActivation(
@@ -101,6 +108,9 @@ impl fmt::Display for Error {
             Self::ChannelMismatch { stage, given, taken } => {
                 write!(f, "{stage} takes {taken} channels, the stage before it gives {given}")
             }
+            Self::MultiplierInBlock { multiplier } => {
+                write!(f, "a block's depthwise channel multiplier is {multiplier}, it must be 1")
+            }
             Self::PaddingTooLarge { side, padding, kernel } => {
                 write!(f, "padding {side} is {padding}, it must be less than the kernel's {kernel}")
             }
@@ -109,6 +119,9 @@ impl fmt::Display for Error {
             }
             Self::ResidualShape { input: [h, w, c], output: [oh, ow, oc] } => {
                 write!(f, "a residual joins equal shapes, not {h}x{w}x{c} and {oh}x{ow}x{oc}")
+            }
+            Self::ResidualWithoutProject => {
+                f.write_str("a block without projection cannot have a residual")
             }
             Self::InvalidActivation(activation) => {
                 write!(f, "{activation:?} has a parameter that is not allowed")

@@ -85,7 +85,7 @@ pub use isa::Isa;
 pub use op::bottleneck::{BottleneckPlan, InvertedBottleneck};
 pub use op::depthwise::{Depthwise, DepthwisePlan};
 pub use op::pointwise::{Pointwise, PointwisePlan};
-pub use params::{BottleneckParams, DepthwiseParams, PointwiseParams};
+pub use params::{BottleneckParams, ConvParams, DepthwiseParams, PointwiseParams};
 #[cfg(feature = "std")]
 pub use peak::measure_peak;
 pub use schedule::{Caches, PlanOptions, Schedule};

@@ -1,5 +1,7 @@
 //! Weights in the order in which the kernels read them.
 
+use core::ops::Range;
+
 use alloc::vec::Vec;
 
 use crate::buffer::AlignedBuf;
@@ -27,9 +29,9 @@ impl Panel {
 
 /// Cuts `c_out` output channels into panels: vectors of the preferred width,
 /// and one wider by a vector rather than a leftover of a single vector.
-fn panels<S: Lanes>(c_out: usize) -> Vec<Panel> {
+fn panels<S: Lanes>(c_out: usize, tail: Tail) -> Vec<Panel> {
     let total = c_out.div_ceil(S::LANES);
-    let half = (1..=S::LANES / 2).contains(&(c_out % S::LANES));
+    let half = tail == Tail::Zeros && (1..=S::LANES / 2).contains(&(c_out % S::LANES));
     let preferred = S::POINTWISE_VECTORS;
     let wider = S::POINTWISE_ROWS.get(preferred).is_some_and(|&rows| rows > 0);
     let mut panels = Vec::new();
@@ -46,7 +48,7 @@ fn panels<S: Lanes>(c_out: usize) -> Vec<Panel> {
 }
 
 /// A 1x1 convolution's weights: panel after panel, in a panel `[c_in][vectors][lane]`.
-/// Channels beyond `c_out` have weight and bias zero.
+/// Lanes without a channel have weight and bias zero.
 pub(crate) struct PackedPointwise {
     pub(crate) c_in: usize,
     pub(crate) c_out: usize,
@@ -56,35 +58,39 @@ pub(crate) struct PackedPointwise {
 }
 
 /// Packs for the instruction set it is dispatched to.
-pub(crate) struct PackPointwise<'p>(pub(crate) &'p PointwiseParams<'p>);
+pub(crate) struct PackPointwise<'p>(pub(crate) &'p PointwiseParams<'p>, pub(crate) Tail);
 
 impl Kernel for PackPointwise<'_> {
     type Output = PackedPointwise;
 
     fn run<S: Lanes>(self, _: S) -> PackedPointwise {
-        let &PointwiseParams { c_in, c_out, weights, bias, .. } = self.0;
+        let Self(&PointwiseParams { c_in, c_out, weights, bias, .. }, tail) = self;
         let vectors = c_out.div_ceil(S::LANES);
-        let panels = panels::<S>(c_out);
+        let panels = panels::<S>(c_out, tail);
         let mut packed = AlignedBuf::zeroed(vectors * S::LANES * c_in);
-        for panel in &panels {
-            let width = panel.vectors * S::LANES;
-            let first = panel.first * S::LANES;
-            for k in 0..c_in {
-                let row = &mut packed[first * c_in + k * width..][..width];
-                for (o, slot) in (first..c_out).zip(&mut *row) {
-                    *slot = weights[o * c_in + k];
+        let mut packed_bias = AlignedBuf::zeroed(vectors * S::LANES);
+        for &Panel { first, vectors, halved } in &panels {
+            for v in 0..vectors {
+                let lanes = tail.channels(first + v, c_out, S::LANES);
+                let twice = halved && v + 1 == vectors;
+                for k in 0..c_in {
+                    let at = (first * c_in + k * vectors + v) * S::LANES;
+                    let vector = &mut packed[at..][..S::LANES];
+                    for (o, slot) in lanes.clone().zip(&mut *vector) {
+                        *slot = weights[o * c_in + k];
+                    }
+                    if twice {
+                        double::<S>(vector);
+                    }
                 }
-                if panel.halved {
-                    double::<S>(&mut row[width - S::LANES..]);
+                let vector = &mut packed_bias[(first + v) * S::LANES..][..S::LANES];
+                if let Some(bias) = bias {
+                    vector[..lanes.len()].copy_from_slice(&bias[lanes]);
+                }
+                if twice {
+                    double::<S>(vector);
                 }
             }
-        }
-        let mut packed_bias = AlignedBuf::zeroed(vectors * S::LANES);
-        if let Some(bias) = bias {
-            packed_bias[..c_out].copy_from_slice(bias);
-        }
-        if panels.last().is_some_and(|panel| panel.halved) {
-            double::<S>(&mut packed_bias[(vectors - 1) * S::LANES..][..S::LANES]);
         }
         PackedPointwise { c_in, c_out, panels, weights: packed, bias: packed_bias }
     }
@@ -95,36 +101,71 @@ fn double<S: Lanes>(vector: &mut [f32]) {
     vector.copy_within(..S::LANES / 2, S::LANES / 2);
 }
 
-/// A depthwise convolution's weights: `[channel vector][tap][lane]`. Channels
-/// beyond the last have weight and bias zero.
+/// Where the lanes of the last vector are, when the channels do not fill it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tail {
+    /// Its first lanes hold the channels that are left, the others zeros.
+    Zeros,
+    /// It ends with the last channel and repeats channels of the vector before;
+    /// zeros where there are fewer channels than lanes.
+    Overlap,
+}
+
+impl Tail {
+    /// Channels of the last vector that the vector before holds, too.
+    pub(crate) fn overlap(self, channels: usize, lanes: usize) -> usize {
+        if self == Self::Zeros || channels < lanes {
+            0
+        } else {
+            channels.next_multiple_of(lanes) - channels
+        }
+    }
+
+    /// The channels of vector `vector`.
+    fn channels(self, vector: usize, channels: usize, lanes: usize) -> Range<usize> {
+        let end = ((vector + 1) * lanes).min(channels);
+        match self {
+            Self::Zeros => vector * lanes..end,
+            Self::Overlap => end.saturating_sub(lanes)..end,
+        }
+    }
+}
+
+/// A depthwise convolution's weights: `[channel vector][tap][lane]`. Lanes without
+/// a channel have weight and bias zero.
 pub(crate) struct PackedDepthwise {
+    /// Output channels.
     pub(crate) channels: usize,
+    /// Of them for each input channel.
+    pub(crate) multiplier: usize,
     pub(crate) taps: usize,
     pub(crate) weights: AlignedBuf,
     pub(crate) bias: AlignedBuf,
 }
 
 /// Packs for the instruction set it is dispatched to.
-pub(crate) struct PackDepthwise<'p>(pub(crate) &'p DepthwiseParams<'p>);
+pub(crate) struct PackDepthwise<'p>(pub(crate) &'p DepthwiseParams<'p>, pub(crate) Tail);
 
 impl Kernel for PackDepthwise<'_> {
     type Output = PackedDepthwise;
 
     fn run<S: Lanes>(self, _: S) -> PackedDepthwise {
-        let &DepthwiseParams { channels, window, weights, bias, .. } = self.0;
+        let Self(&DepthwiseParams { channels, multiplier, window, weights, bias, .. }, tail) = self;
+        let channels = channels * multiplier;
         let taps = window.kernel[0] * window.kernel[1];
-        let padded = channels.next_multiple_of(S::LANES);
-        let mut packed = AlignedBuf::zeroed(taps * padded);
-        for tap in 0..taps {
-            for c in 0..channels {
-                let (vector, lane) = (c / S::LANES, c % S::LANES);
-                packed[(vector * taps + tap) * S::LANES + lane] = weights[tap * channels + c];
+        let vectors = channels.div_ceil(S::LANES);
+        let mut packed = AlignedBuf::zeroed(vectors * taps * S::LANES);
+        let mut packed_bias = AlignedBuf::zeroed(vectors * S::LANES);
+        for vector in 0..vectors {
+            let lanes = tail.channels(vector, channels, S::LANES);
+            for tap in 0..taps {
+                packed[(vector * taps + tap) * S::LANES..][..lanes.len()]
+                    .copy_from_slice(&weights[tap * channels..][lanes.clone()]);
+            }
+            if let Some(bias) = bias {
+                packed_bias[vector * S::LANES..][..lanes.len()].copy_from_slice(&bias[lanes]);
             }
         }
-        let mut packed_bias = AlignedBuf::zeroed(padded);
-        if let Some(bias) = bias {
-            packed_bias[..channels].copy_from_slice(bias);
-        }
-        PackedDepthwise { channels, taps, weights: packed, bias: packed_bias }
+        PackedDepthwise { channels, multiplier, taps, weights: packed, bias: packed_bias }
     }
 }

@@ -60,10 +60,12 @@ impl<'a> PointwiseParams<'a> {
     }
 }
 
-/// A depthwise convolution: each channel is convolved with a filter of its own.
+/// A depthwise convolution: each channel is convolved with a filter of its own,
+/// or with several.
 #[derive(Debug, Clone, Copy)]
 pub struct DepthwiseParams<'a> {
     pub(crate) channels: usize,
+    pub(crate) multiplier: usize,
     pub(crate) window: Window,
     pub(crate) weights: &'a [f32],
     pub(crate) bias: Option<&'a [f32]>,
@@ -78,6 +80,96 @@ impl<'a> DepthwiseParams<'a> {
     pub fn new(channels: usize, kernel: [usize; 2], weights: &'a [f32]) -> Self {
         Self {
             channels,
+            multiplier: 1,
+            window: Window { kernel, stride: [1, 1], dilation: [1, 1], padding: Padding::VALID },
+            weights,
+            bias: None,
+            activation: Activation::Identity,
+        }
+    }
+
+    /// Gives each input channel `multiplier` filters: output channel `o` is a
+    /// convolution of input channel `o / multiplier`. Weights are
+    /// `[kernel height][kernel width][channels][multiplier]` then, which is
+    /// TensorFlow's order, and the bias `[channels][multiplier]`. A block's
+    /// depthwise convolution has one filter for each channel.
+    #[must_use]
+    pub fn multiplier(mut self, multiplier: usize) -> Self {
+        self.multiplier = multiplier;
+        self
+    }
+
+    /// Sets the stride, `[vertical, horizontal]`.
+    #[must_use]
+    pub fn stride(mut self, stride: [usize; 2]) -> Self {
+        self.window.stride = stride;
+        self
+    }
+
+    /// Sets the distance between taps, `[vertical, horizontal]`.
+    #[must_use]
+    pub fn dilation(mut self, dilation: [usize; 2]) -> Self {
+        self.window.dilation = dilation;
+        self
+    }
+
+    /// Sets the padding.
+    #[must_use]
+    pub fn padding(mut self, padding: Padding) -> Self {
+        self.window.padding = padding;
+        self
+    }
+
+    /// Adds a bias, `[channels]`, one for each filter.
+    #[must_use]
+    pub fn bias(mut self, bias: &'a [f32]) -> Self {
+        self.bias = Some(bias);
+        self
+    }
+
+    /// Applies an activation to the sum.
+    #[must_use]
+    pub fn activation(mut self, activation: Activation) -> Self {
+        self.activation = activation;
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        check_nonzero("channels", self.channels)?;
+        check_nonzero("channel multiplier", self.multiplier)?;
+        self.window.validate()?;
+        let [height, width] = self.window.kernel;
+        let sizes = [height, width, self.channels, self.multiplier];
+        let expected = elements("depthwise weights", &sizes)?;
+        check_length("depthwise weights", expected, self.weights)?;
+        if let Some(bias) = self.bias {
+            check_length("depthwise bias", self.channels * self.multiplier, bias)?;
+        }
+        self.activation.validate()
+    }
+}
+
+/// A full convolution: each output channel sums over a window of all input
+/// channels. It is the stem of a network, for images of a few channels.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvParams<'a> {
+    pub(crate) c_in: usize,
+    pub(crate) c_out: usize,
+    pub(crate) window: Window,
+    pub(crate) weights: &'a [f32],
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) activation: Activation,
+}
+
+impl<'a> ConvParams<'a> {
+    /// `kernel` is `[height, width]`, `weights` is
+    /// `[c_out][kernel height][kernel width][c_in]`: TensorFlow Lite's order;
+    /// PyTorch's is `[c_out][c_in][height][width]`. Stride 1, no dilation, no
+    /// padding, no bias, no activation.
+    pub fn new(c_in: usize, c_out: usize, kernel: [usize; 2], weights: &'a [f32]) -> Self {
+        Self {
+            c_in,
+            c_out,
             window: Window { kernel, stride: [1, 1], dilation: [1, 1], padding: Padding::VALID },
             weights,
             bias: None,
@@ -106,7 +198,7 @@ impl<'a> DepthwiseParams<'a> {
         self
     }
 
-    /// Adds a bias, `[channels]`.
+    /// Adds a bias, `[c_out]`.
     #[must_use]
     pub fn bias(mut self, bias: &'a [f32]) -> Self {
         self.bias = Some(bias);
@@ -121,42 +213,72 @@ impl<'a> DepthwiseParams<'a> {
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
-        check_nonzero("channels", self.channels)?;
+        check_nonzero("stem input channels", self.c_in)?;
+        check_nonzero("stem output channels", self.c_out)?;
         self.window.validate()?;
         let [height, width] = self.window.kernel;
-        let expected = elements("depthwise weights", &[height, width, self.channels])?;
-        check_length("depthwise weights", expected, self.weights)?;
+        let expected = elements("stem weights", &[self.c_out, height, width, self.c_in])?;
+        check_length("stem weights", expected, self.weights)?;
         if let Some(bias) = self.bias {
-            check_length("depthwise bias", self.channels, bias)?;
+            check_length("stem bias", self.c_out, bias)?;
         }
         self.activation.validate()
     }
+
+    /// The same sums as a 1x1 convolution, over all that a window holds.
+    pub(crate) fn over_patches(&self) -> PointwiseParams<'a> {
+        let &Self { c_in, c_out, window: Window { kernel, .. }, weights, bias, activation } = self;
+        let c_in = kernel[0] * kernel[1] * c_in;
+        PointwiseParams { c_in, c_out, weights, bias, activation }
+    }
+}
+
+/// What comes before a block's depthwise convolution.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum First<'a> {
+    Expand(PointwiseParams<'a>),
+    Stem(ConvParams<'a>),
 }
 
 /// An inverted bottleneck: expand 1x1, depthwise, project 1x1, and the input
 /// added to the result where asked (Sandler et al. 2018, MobileNetV2, section 3).
 ///
 /// The paper's projection is linear; give `project` an activation only where a
-/// network has one.
+/// network has one. Parts can be left out or be another: a network's stem in the
+/// place of the expansion, no expansion, no projection.
 #[derive(Debug, Clone, Copy)]
 pub struct BottleneckParams<'a> {
-    pub(crate) expand: Option<PointwiseParams<'a>>,
+    pub(crate) first: Option<First<'a>>,
     pub(crate) depthwise: DepthwiseParams<'a>,
-    pub(crate) project: PointwiseParams<'a>,
+    pub(crate) project: Option<PointwiseParams<'a>>,
     pub(crate) residual: bool,
 }
 
 impl<'a> BottleneckParams<'a> {
     /// A block without expansion: MobileNetV2's first, MobileNetV1's all.
     pub fn new(depthwise: DepthwiseParams<'a>, project: PointwiseParams<'a>) -> Self {
-        Self { expand: None, depthwise, project, residual: false }
+        Self { project: Some(project), ..Self::without_project(depthwise) }
+    }
+
+    /// A block that ends with the depthwise convolution: for networks that have
+    /// something between it and the projection.
+    pub fn without_project(depthwise: DepthwiseParams<'a>) -> Self {
+        Self { first: None, depthwise, project: None, residual: false }
     }
 
     /// Puts a 1x1 convolution before the depthwise one. The depthwise padding
     /// is of its output: zeros, whatever the activation makes of zero.
     #[must_use]
     pub fn expand(mut self, expand: PointwiseParams<'a>) -> Self {
-        self.expand = Some(expand);
+        self.first = Some(First::Expand(expand));
+        self
+    }
+
+    /// Puts a full convolution before the depthwise one, in the place of an
+    /// expansion: a network's stem and first block in one.
+    #[must_use]
+    pub fn stem(mut self, stem: ConvParams<'a>) -> Self {
+        self.first = Some(First::Stem(stem));
         self
     }
 
@@ -168,7 +290,15 @@ impl<'a> BottleneckParams<'a> {
     }
 
     pub(crate) fn c_in(&self) -> usize {
-        self.expand.map_or(self.depthwise.channels, |expand| expand.c_in)
+        match &self.first {
+            None => self.depthwise.channels,
+            Some(First::Expand(expand)) => expand.c_in,
+            Some(First::Stem(stem)) => stem.c_in,
+        }
+    }
+
+    pub(crate) fn c_out(&self) -> usize {
+        self.project.map_or(self.depthwise.channels, |project| project.c_out)
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
@@ -179,12 +309,29 @@ impl<'a> BottleneckParams<'a> {
                 Err(Error::ChannelMismatch { stage, given, taken })
             }
         };
-        if let Some(expand) = &self.expand {
-            expand.validate()?;
-            join("depthwise", expand.c_out, self.depthwise.channels)?;
-        }
+        let given = match &self.first {
+            None => self.depthwise.channels,
+            Some(First::Expand(expand)) => {
+                expand.validate()?;
+                expand.c_out
+            }
+            Some(First::Stem(stem)) => {
+                stem.validate()?;
+                stem.c_out
+            }
+        };
+        join("depthwise", given, self.depthwise.channels)?;
         self.depthwise.validate()?;
-        join("project", self.depthwise.channels, self.project.c_in)?;
-        self.project.validate()
+        if self.depthwise.multiplier != 1 {
+            return Err(Error::MultiplierInBlock { multiplier: self.depthwise.multiplier });
+        }
+        if let Some(project) = &self.project {
+            join("project", self.depthwise.channels, project.c_in)?;
+            project.validate()
+        } else if self.residual {
+            Err(Error::ResidualWithoutProject)
+        } else {
+            Ok(())
+        }
     }
 }

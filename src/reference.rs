@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 
 use crate::activation::Activation;
 use crate::error::{Error, Result};
-use crate::params::{BottleneckParams, DepthwiseParams, PointwiseParams};
-use crate::shape::Shape;
+use crate::params::{BottleneckParams, ConvParams, DepthwiseParams, First, PointwiseParams};
+use crate::shape::{Placed, Shape};
 
 /// 1x1 convolution of an NHWC tensor, plus `residual` after the activation.
 ///
@@ -74,15 +74,18 @@ pub fn bottleneck(params: &BottleneckParams<'_>, shape: Shape, input: &[f32]) ->
     params.validate()?;
     check("input", shape.elements(params.c_in())?, input)?;
     let x = widen(input);
-    let expanded = match &params.expand {
-        Some(expand) => pointwise_f64(expand, &x),
-        None => x,
+    let (expanded, middle) = match &params.first {
+        None => (x, shape),
+        Some(First::Expand(expand)) => (pointwise_f64(expand, &x), shape),
+        Some(First::Stem(stem)) => (conv_f64(stem, shape, &x)?, stem.window.place(shape)?.output),
     };
-    let mut y =
-        pointwise_f64(&params.project, &depthwise_f64(&params.depthwise, shape, &expanded)?);
+    let mut y = depthwise_f64(&params.depthwise, middle, &expanded)?;
+    if let Some(project) = &params.project {
+        y = pointwise_f64(project, &y);
+    }
     if params.residual {
-        let output = params.depthwise.window.place(shape)?.output;
-        let (c_in, c_out) = (params.c_in(), params.project.c_out);
+        let output = params.depthwise.window.place(middle)?.output;
+        let (c_in, c_out) = (params.c_in(), params.c_out());
         if (shape, c_in) != (output, c_out) {
             return Err(Error::ResidualShape {
                 input: [shape.height, shape.width, c_in],
@@ -107,15 +110,9 @@ fn pointwise_f64(params: &PointwiseParams<'_>, input: &[f64]) -> Vec<f64> {
 
 fn depthwise_f64(params: &DepthwiseParams<'_>, shape: Shape, input: &[f64]) -> Result<Vec<f64>> {
     let placed = params.window.place(shape)?;
-    let channels = params.channels;
+    let (c_in, channels) = (params.channels, params.channels * params.multiplier);
     let [kernel_h, kernel_w] = placed.kernel;
     let mut output = Vec::with_capacity(placed.output.elements(channels)?);
-    // Where a tap falls: None in the padding.
-    let at = |out: usize, tap: usize, axis: usize, size: usize| {
-        (out * placed.stride[axis] + tap * placed.dilation[axis])
-            .checked_sub(placed.before[axis])
-            .filter(|&i| i < size)
-    };
     for n in 0..shape.batch {
         for oy in 0..placed.output.height {
             for ox in 0..placed.output.width {
@@ -123,12 +120,10 @@ fn depthwise_f64(params: &DepthwiseParams<'_>, shape: Shape, input: &[f64]) -> R
                     let mut sum = 0.0;
                     for ky in 0..kernel_h {
                         for kx in 0..kernel_w {
-                            let row = at(oy, ky, 0, shape.height);
-                            let column = at(ox, kx, 1, shape.width);
-                            if let (Some(y), Some(x)) = (row, column) {
-                                let pixel = (n * shape.height + y) * shape.width + x;
+                            if let Some(pixel) = pixel_at(&placed, n, [oy, ox], [ky, kx]) {
                                 let weight = params.weights[(ky * kernel_w + kx) * channels + c];
-                                sum += input[pixel * channels + c] * f64::from(weight);
+                                let x = input[pixel * c_in + c / params.multiplier];
+                                sum += x * f64::from(weight);
                             }
                         }
                     }
@@ -138,6 +133,45 @@ fn depthwise_f64(params: &DepthwiseParams<'_>, shape: Shape, input: &[f64]) -> R
         }
     }
     Ok(output)
+}
+
+fn conv_f64(params: &ConvParams<'_>, shape: Shape, input: &[f64]) -> Result<Vec<f64>> {
+    let placed = params.window.place(shape)?;
+    let (c_in, [kernel_h, kernel_w]) = (params.c_in, placed.kernel);
+    let mut output = Vec::with_capacity(placed.output.elements(params.c_out)?);
+    for n in 0..shape.batch {
+        for oy in 0..placed.output.height {
+            for ox in 0..placed.output.width {
+                let filters = params.weights.chunks_exact(kernel_h * kernel_w * c_in);
+                for (o, filter) in filters.enumerate() {
+                    let mut sum = 0.0;
+                    for ky in 0..kernel_h {
+                        for kx in 0..kernel_w {
+                            if let Some(pixel) = pixel_at(&placed, n, [oy, ox], [ky, kx]) {
+                                for c in 0..c_in {
+                                    let weight = filter[(ky * kernel_w + kx) * c_in + c];
+                                    sum += input[pixel * c_in + c] * f64::from(weight);
+                                }
+                            }
+                        }
+                    }
+                    output.push(finish(params.activation, params.bias, o, sum));
+                }
+            }
+        }
+    }
+    Ok(output)
+}
+
+/// The pixel of image `n` on which a tap of an output falls: None in the padding.
+fn pixel_at(placed: &Placed, n: usize, out: [usize; 2], tap: [usize; 2]) -> Option<usize> {
+    let Shape { height, width, .. } = placed.input;
+    let at = |axis: usize, size: usize| {
+        (out[axis] * placed.stride[axis] + tap[axis] * placed.dilation[axis])
+            .checked_sub(placed.before[axis])
+            .filter(|&i| i < size)
+    };
+    Some((n * height + at(0, height)?) * width + at(1, width)?)
 }
 
 fn finish(activation: Activation, bias: Option<&[f32]>, channel: usize, sum: f64) -> f64 {

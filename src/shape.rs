@@ -1,5 +1,7 @@
 //! Shapes, padding and the arithmetic of a convolution's output, all checked.
 
+use core::ops::Range;
+
 use crate::error::{Error, Result};
 
 /// The extent of a batch of images; the channels belong to the operation.
@@ -199,8 +201,30 @@ impl Window {
 }
 
 impl Placed {
+    /// The taps of output `at` along an axis that fall inside the image.
+    pub(crate) fn taps(&self, axis: usize, at: usize) -> Range<usize> {
+        let size = [self.input.height, self.input.width][axis];
+        let (before, dilation) = (self.before[axis], self.dilation[axis]);
+        // 0 <= first + tap * dilation - before < size.
+        let first = at * self.stride[axis];
+        let start = before.saturating_sub(first).div_ceil(dilation).min(self.kernel[axis]);
+        let end = (size + before).saturating_sub(first).div_ceil(dilation).min(self.kernel[axis]);
+        start..end.max(start)
+    }
+
+    /// The outputs along an axis whose taps are all inside the image.
+    pub(crate) fn whole(&self, axis: usize) -> Range<usize> {
+        let size = [self.input.height, self.input.width][axis];
+        let outputs = [self.output.height, self.output.width][axis];
+        let extent = (self.kernel[axis] - 1) * self.dilation[axis] + 1;
+        let start = self.before[axis].div_ceil(self.stride[axis]).min(outputs);
+        let last = (self.before[axis] + size).checked_sub(extent);
+        let end = last.map_or(0, |last| last / self.stride[axis] + 1);
+        start..end.clamp(start, outputs)
+    }
+
     /// The input rows that output rows `rows` read: those inside the image.
-    pub(crate) fn input_rows(&self, rows: core::ops::Range<usize>) -> core::ops::Range<usize> {
+    pub(crate) fn input_rows(&self, rows: Range<usize>) -> Range<usize> {
         let extent = (self.kernel[0] - 1) * self.dilation[0] + 1;
         let first = (rows.start * self.stride[0]).saturating_sub(self.before[0]);
         let last = ((rows.end - 1) * self.stride[0] + extent).saturating_sub(self.before[0]);

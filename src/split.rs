@@ -106,22 +106,24 @@ impl Work<'_> {
 
     /// Bytes of one ring and of one band.
     pub(crate) fn buffers(&self, cut: &Cut, tile: &Tile) -> [usize; 2] {
-        let Problem { window, expand, core: Core { lanes, .. }, .. } = self.problem;
+        let Problem { window, expand, project, core: Core { lanes, .. }, .. } = self.problem;
         let ring = if expand { tile.ring_elements(window, lanes) } else { 0 };
         let band = match cut.by {
             By::Channels(_) => Tile { vectors: self.vectors(), ..*tile },
             _ => *tile,
         };
-        [ring, band.band_elements(window, lanes)].map(|n| n * size_of::<f32>())
+        let band = if project { band.band_elements(window, lanes) } else { 0 };
+        [ring, band].map(|n| n * size_of::<f32>())
     }
 
     /// Whether a cut that has phases goes with the schedule asked for. Unless it
-    /// is asked for, it must leave half of each core's L2 free.
+    /// is asked for, it must leave half of each core's L2 free. Without projection,
+    /// channels are not cut: the last vectors overlap in the output.
     fn allows(&self, cut: &Cut, options: &PlanOptions) -> bool {
         let stages = cut.by == By::Stages;
         let fits = || self.bytes_each(cut) <= options.caches.l2 / 2;
         cut.tasks > 1
-            && (self.problem.expand || !stages)
+            && if stages { self.problem.expand } else { self.problem.project }
             && match options.schedule {
                 Schedule::Auto => fits(),
                 Schedule::Fused => !stages && fits(),
@@ -286,6 +288,7 @@ mod tests {
             window: &window,
             expand: true,
             c_in: c[0],
+            project: true,
             channels: c[1],
             c_out: c[2],
             panel: 2,

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Rng, isas};
 use mbconv::{
-    BatchNorm, BottleneckParams, Caches, ChannelAxis, Depthwise, DepthwiseParams,
+    BatchNorm, BottleneckParams, Caches, ChannelAxis, ConvParams, Depthwise, DepthwiseParams,
     InvertedBottleneck, Padding, PlanOptions, Pointwise, PointwiseParams, Schedule, Shape,
     fold_batch_norm, reference,
 };
@@ -41,6 +41,31 @@ fn flops_and_weights_follow_the_formula() {
     }
 }
 
+/// The stem and the first block of MobileNetV2, with and without its projection.
+#[test]
+fn a_stem_and_a_missing_projection_are_counted() {
+    let (stem, depthwise, project) = (vec![0.0; 32 * 27], vec![0.0; 9 * 32], vec![0.0; 16 * 32]);
+    let stem = ConvParams::new(3, 32, [3, 3], &stem).stride([2, 2]).padding(Padding::SameUpper);
+    let depthwise = DepthwiseParams::new(32, [3, 3], &depthwise).padding(Padding::SameUpper);
+    let project = PointwiseParams::new(32, 16, &project);
+    let shape = Shape::new(2, 224, 224);
+    for isa in isas() {
+        for (params, per_pixel, weights, c_out) in [
+            (BottleneckParams::new(depthwise, project), 32 * (27 + 9 + 16), 32 * 38 + 33 * 16, 16),
+            (BottleneckParams::without_project(depthwise), 32 * (27 + 9), 32 * 38, 32),
+        ] {
+            let op = InvertedBottleneck::with_isa(&params.stem(stem), isa).unwrap();
+            let plan = op.plan(shape).unwrap();
+            assert_eq!(plan.flops(), 2 * 2 * 112 * 112 * per_pixel);
+            assert_eq!(op.weight_bytes(), 4 * weights);
+            assert_eq!(plan.output_shape(), Shape::new(2, 112, 112));
+            assert_eq!(plan.input_len(), 2 * 224 * 224 * 3);
+            assert_eq!(plan.output_len(), 2 * 112 * 112 * c_out);
+            assert_eq!(plan.expanded_bytes(), 2 * 112 * 112 * 32 * 4);
+        }
+    }
+}
+
 /// A large map is fused into a tile that fits three quarters of L2, a small one is
 /// not; the words name the sizes and the estimates.
 #[test]
@@ -72,6 +97,80 @@ fn the_plan_explains_itself() {
         let plan = op.plan_with(Shape::new(1, 7, 7), &fused).unwrap();
         assert!(plan.explain().starts_with("fused (as asked, "), "{}", plan.explain());
         assert!(plan.kernel_name().starts_with("bottleneck_f32_fused_"));
+    }
+}
+
+/// Input, kernel, dilation, stride; outputs and the padding before for `SameUpper`
+/// (TensorFlow's SAME, ONNX's SAME_UPPER) and for `SameLower`; outputs for `VALID`.
+type Padded = ([usize; 4], [usize; 2], [usize; 2], usize);
+const PADDINGS: [Padded; 16] = [
+    // Even and odd sizes with stride 1: symmetric for odd kernels.
+    ([6, 3, 1, 1], [6, 1], [6, 1], 4),
+    ([7, 3, 1, 1], [7, 1], [7, 1], 5),
+    ([7, 5, 1, 1], [7, 2], [7, 2], 3),
+    // Even kernels: the odd pixel is where the name says.
+    ([6, 2, 1, 1], [6, 0], [6, 1], 5),
+    ([6, 4, 1, 1], [6, 1], [6, 2], 3),
+    // Stride 2: even sizes are padded on one side only.
+    ([224, 3, 1, 2], [112, 0], [112, 1], 111),
+    ([225, 3, 1, 2], [113, 1], [113, 1], 112),
+    ([112, 5, 1, 2], [56, 1], [56, 2], 54),
+    ([15, 5, 1, 2], [8, 2], [8, 2], 6),
+    ([7, 2, 1, 2], [4, 0], [4, 1], 3),
+    ([8, 2, 1, 2], [4, 0], [4, 0], 4),
+    // Dilation counts by its extent: 3 taps, 2 apart, are 5 wide.
+    ([7, 3, 2, 1], [7, 2], [7, 2], 3),
+    ([8, 3, 2, 2], [4, 1], [4, 2], 2),
+    ([9, 2, 3, 1], [9, 1], [9, 2], 6),
+    // Strides beyond the kernel: nothing is padded.
+    ([7, 1, 1, 2], [4, 0], [4, 0], 4),
+    ([10, 2, 1, 4], [3, 0], [3, 0], 3),
+];
+
+/// What each padding makes of a line of 1, 2, 3, ...: where the first tap of the
+/// first output falls tells the padding before.
+#[test]
+fn paddings_have_their_known_values() {
+    for ([size, kernel, dilation, stride], upper, lower, valid) in PADDINGS {
+        let x: Vec<f32> = (1..=size).map(|x| x as f32).collect();
+        for ([outputs, before], padding) in
+            [(upper, Padding::SameUpper), (lower, Padding::SameLower), ([valid, 0], Padding::VALID)]
+        {
+            let outputs_by_tap: Vec<Vec<f32>> = (0..kernel)
+                .map(|tap| {
+                    let mut weights = vec![0.0; kernel];
+                    weights[tap] = 1.0;
+                    let line = |kernel| {
+                        DepthwiseParams::new(1, kernel, &weights)
+                            .dilation([dilation; 2])
+                            .stride([stride; 2])
+                            .padding(padding)
+                    };
+                    let wide = Shape::new(1, 1, size);
+                    let y = reference::depthwise(&line([1, kernel]), wide, &x).unwrap();
+                    // The other axis has the same rule, and so have the kernels.
+                    let tall = Shape::new(1, size, 1);
+                    assert_eq!(y, reference::depthwise(&line([kernel, 1]), tall, &x).unwrap());
+                    for isa in isas() {
+                        let op = Depthwise::with_isa(&line([kernel, 1]), isa).unwrap();
+                        let plan = op.plan(tall).unwrap();
+                        let mut z = vec![0.0; plan.output_len()];
+                        plan.run(&x, &mut z).unwrap();
+                        assert_eq!(y, z);
+                    }
+                    y
+                })
+                .collect();
+            for (tap, y) in outputs_by_tap.iter().enumerate() {
+                let expected: Vec<f32> = (0..outputs)
+                    .map(|o| {
+                        let at = (o * stride + tap * dilation).checked_sub(before);
+                        at.and_then(|i| x.get(i)).copied().unwrap_or(0.0)
+                    })
+                    .collect();
+                assert_eq!(y, &expected, "{size} {kernel} {dilation} {stride} {padding:?}");
+            }
+        }
     }
 }
 

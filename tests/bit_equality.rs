@@ -6,11 +6,11 @@ mod common;
 use std::mem::MaybeUninit;
 
 use common::{
-    Block, Fill, Layer, Pool, Rng, any_activation, channels, check_bits, isas, pool, window,
+    Block, Fill, Form, Layer, Pool, Rng, any_activation, channels, check_bits, isas, multiplier,
+    pool, window,
 };
 use mbconv::{
-    Caches, Depthwise, Error, InvertedBottleneck, Padding, PlanOptions, Pointwise, Result,
-    Schedule, Shape,
+    Caches, Depthwise, Error, InvertedBottleneck, PlanOptions, Pointwise, Result, Schedule, Shape,
 };
 use proptest::prelude::*;
 
@@ -114,12 +114,14 @@ proptest! {
         act in any_activation(),
         shape in shape(),
         c in channels(),
+        multiplier in multiplier(),
         window in window(),
         seed: u64,
     ) {
         let rng = &mut Rng::new(seed);
+        let outputs = c * multiplier;
         let taps = window.kernel[0] * window.kernel[1];
-        let layer = Layer::new(rng, Fill::Real, taps * c, c, act);
+        let layer = Layer::new(rng, Fill::Real, taps * outputs, outputs, act);
         let x = Fill::Real.vec(rng, shape.elements(c).unwrap());
         for isa in isas() {
             let op = Depthwise::with_isa(&layer.depthwise(c, &window), isa).unwrap();
@@ -142,32 +144,12 @@ proptest! {
         configuration in Configuration::any(),
         acts in proptest::array::uniform3(any_activation()),
         shape in shape(),
-        c in proptest::array::uniform3(channels()),
-        expand: bool,
-        residual: bool,
-        window in window(),
+        form in Form::any(),
         seed: u64,
     ) {
         let rng = &mut Rng::new(seed);
-        let (mut c, mut window) = (c, window);
-        if !expand {
-            c[0] = c[1];
-        }
-        if residual {
-            window.stride = [1, 1];
-            window.padding = Padding::SameUpper;
-            c[2] = c[0];
-        }
-        let taps = window.kernel[0] * window.kernel[1];
-        let block = Block {
-            c,
-            expand: expand.then(|| Layer::new(rng, Fill::Real, c[0] * c[1], c[1], acts[0])),
-            depthwise: Layer::new(rng, Fill::Real, taps * c[1], c[1], acts[1]),
-            project: Layer::new(rng, Fill::Real, c[1] * c[2], c[2], acts[2]),
-            window,
-            residual,
-        };
-        let x = Fill::Real.vec(rng, shape.elements(c[0]).unwrap());
+        let block = Block::new(rng, Fill::Real, &form, acts);
+        let x = Fill::Real.vec(rng, shape.elements(form.c[0]).unwrap());
         for isa in isas() {
             let op = InvertedBottleneck::with_isa(&block.params(), isa).unwrap();
             let unfused = PlanOptions::new().schedule(Schedule::Unfused);

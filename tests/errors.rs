@@ -5,9 +5,9 @@ mod common;
 
 use common::isas;
 use mbconv::{
-    Activation, BatchNorm, BottleneckParams, ChannelAxis, Depthwise, DepthwiseParams, Error,
-    InvertedBottleneck, Isa, Padding, PlanOptions, Pointwise, PointwiseParams, Result, Serial,
-    Shape, fold_batch_norm, reference,
+    Activation, BatchNorm, BottleneckParams, ChannelAxis, ConvParams, Depthwise, DepthwiseParams,
+    Error, InvertedBottleneck, Isa, Padding, PlanOptions, Pointwise, PointwiseParams, Result,
+    Serial, Shape, fold_batch_norm, reference,
 };
 
 /// The error that a call must give.
@@ -99,6 +99,14 @@ fn depthwise() {
         let params = layer(2, [3, 3]).stride(stride).dilation(dilation);
         expect(new(&params), Error::ZeroSize { what }, what);
     }
+    let zero = Error::ZeroSize { what: "channel multiplier" };
+    expect(new(&layer(2, [3, 3]).multiplier(0)), zero, "channel multiplier");
+    let length = Error::Length { what: "depthwise weights", expected: 36, actual: 18 };
+    expect(new(&layer(2, [3, 3]).multiplier(2)), length, "length 18, the shapes ask for 36");
+    let overflow = Error::Overflow { what: "depthwise weights" };
+    expect(new(&layer(2, [3, 3]).multiplier(HUGE)), overflow, "depthwise weights");
+    let length = Error::Length { what: "depthwise bias", expected: 2, actual: 1 };
+    expect(new(&layer(1, [3, 3]).multiplier(2).bias(&[0.0])), length, "length 1");
     let length = Error::Length { what: "depthwise weights", expected: 27, actual: 18 };
     expect(new(&layer(3, [3, 3])), length, "length 18, the shapes ask for 27");
     let overflow = Error::Overflow { what: "depthwise weights" };
@@ -152,6 +160,12 @@ fn bottleneck() {
     let params = BottleneckParams::new(depthwise(4), expand(4, 2)).expand(expand(2, 3));
     let error = Error::ChannelMismatch { stage: "depthwise", given: 3, taken: 4 };
     expect(new(&params), error, "takes 4 channels, the stage before it gives 3");
+    let multiplied = DepthwiseParams::new(2, [3, 3], &w[..36]).multiplier(2);
+    let params = BottleneckParams::new(multiplied, expand(4, 2));
+    let error = Error::MultiplierInBlock { multiplier: 2 };
+    expect(new(&params), error.clone(), "multiplier is 2");
+    let shape = Shape::new(1, 3, 3);
+    expect(reference::bottleneck(&params, shape, &[0.0; 18]), error, "multiplier is 2");
     let params = BottleneckParams::new(depthwise(4), expand(5, 2)).expand(expand(2, 4));
     let error = Error::ChannelMismatch { stage: "project", given: 4, taken: 5 };
     expect(new(&params), error, "takes 5 channels, the stage before it gives 4");
@@ -188,6 +202,55 @@ fn bottleneck() {
     let run = two.run_with(&Serial, &[0.0; 32], &mut [0.0; 48], &mut scratch[..actual]);
     expect(run, length, &actual.to_string());
     assert!(op.plan_with(shape, &options.threads(usize::MAX)).is_ok());
+}
+
+#[test]
+fn stem() {
+    let w = [0.0; 100];
+    let depthwise = |c| DepthwiseParams::new(c, [3, 3], &w[..9 * c]).padding(Padding::uniform(1));
+    let stem = |c_in: usize, c_out: usize| {
+        ConvParams::new(c_in, c_out, [3, 3], &w[..9 * c_in * c_out]).padding(Padding::uniform(1))
+    };
+    let block = |stem| BottleneckParams::without_project(depthwise(4)).stem(stem);
+    let new = |stem| InvertedBottleneck::new(&block(stem)).map(drop);
+
+    expect(new(stem(0, 4)), Error::ZeroSize { what: "stem input channels" }, "is 0");
+    expect(new(stem(1, 0)), Error::ZeroSize { what: "stem output channels" }, "is 0");
+    let zero = Error::ZeroSize { what: "vertical stride" };
+    expect(new(stem(1, 4).stride([0, 1])), zero, "is 0");
+    let length = Error::Length { what: "stem weights", expected: 108, actual: 100 };
+    expect(new(ConvParams::new(3, 4, [3, 3], &w)), length, "length 100, the shapes ask for 108");
+    let overflow = Error::Overflow { what: "stem weights" };
+    expect(new(ConvParams::new(HUGE, 4, [3, 3], &w)), overflow, "stem weights");
+    let length = Error::Length { what: "stem bias", expected: 4, actual: 3 };
+    expect(new(stem(2, 4).bias(&w[..3])), length, "length 3");
+    let error = Error::PaddingTooLarge { side: "top", padding: 3, kernel: 3 };
+    expect(new(stem(2, 4).padding(Padding::uniform(3))), error, "top is 3");
+    let error = new(stem(2, 4).activation(Activation::LeakyRelu { slope: f32::NAN })).unwrap_err();
+    assert!(matches!(error, Error::InvalidActivation(_)), "{error:?}");
+    let error = Error::ChannelMismatch { stage: "depthwise", given: 3, taken: 4 };
+    expect(new(stem(2, 3)), error, "takes 4 channels, the stage before it gives 3");
+
+    let residual = block(stem(2, 4)).residual(true);
+    let error = Error::ResidualWithoutProject;
+    expect(InvertedBottleneck::new(&residual).map(drop), error.clone(), "without projection");
+    let shape = Shape::new(1, 4, 4);
+    expect(reference::bottleneck(&residual, shape, &[0.0; 32]), error, "without projection");
+    let project = PointwiseParams::new(4, 2, &w[..8]);
+    let residual =
+        BottleneckParams::new(depthwise(4), project).stem(stem(2, 4).stride([2, 2])).residual(true);
+    let error = Error::ResidualShape { input: [4, 4, 2], output: [2, 2, 2] };
+    let op = InvertedBottleneck::new(&residual).unwrap();
+    expect(op.plan(shape).map(drop), error.clone(), "4x4x2 and 2x2x2");
+    expect(reference::bottleneck(&residual, shape, &[0.0; 32]), error, "4x4x2 and 2x2x2");
+
+    let op = InvertedBottleneck::new(&block(stem(2, 4).padding(Padding::VALID))).unwrap();
+    let error = Error::EmptyOutput { axis: "width", padded: 2, kernel: 3 };
+    expect(op.plan(Shape::new(1, 3, 2)).map(drop), error, "padded width 2, kernel 3");
+    let plan = op.plan(shape).unwrap();
+    assert_eq!(plan.output_shape(), Shape::new(1, 2, 2));
+    let length = Error::Length { what: "input", expected: 32, actual: 64 };
+    expect(plan.run(&[0.0; 64], &mut [0.0; 16], &mut plan.scratch()), length, "64");
 }
 
 #[test]

@@ -94,9 +94,10 @@ fn run_all(executor: &dyn Executor, threads: usize) {
     for act in [Activation::Relu6, Activation::Silu] {
         let block = Block {
             c,
+            stem: None,
             expand: Some(Layer::new(rng, Fill::Real, c[0] * c[1], c[1], act)),
             depthwise: Layer::new(rng, Fill::Real, 9 * c[1], c[1], act),
-            project: Layer::new(rng, Fill::Real, c[1] * c[2], c[2], Activation::Identity),
+            project: Some(Layer::new(rng, Fill::Real, c[1] * c[2], c[2], Activation::Identity)),
             window,
             residual: false,
         };

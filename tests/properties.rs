@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    Block, Bound, Fill, Layer, Rng, Window, activation_for, any_fill, channels, check_bits,
-    check_exact, isas, window,
+    Block, Bound, Fill, Form, Layer, Rng, Window, activation_for, any_fill, channels, check_bits,
+    check_exact, isas, multiplier, window,
 };
 use mbconv::{
     Activation, Depthwise, Error, InvertedBottleneck, Padding, PlanOptions, Pointwise, Schedule,
@@ -57,12 +57,13 @@ proptest! {
         (fill, act) in any_fill().prop_flat_map(|f| (Just(f), activation_for(f))),
         shape in shape(),
         c in channels(),
+        multiplier in multiplier(),
         window in window(),
         seed: u64,
     ) {
         let rng = &mut Rng::new(seed);
         let taps = window.kernel[0] * window.kernel[1];
-        let layer = Layer::new(rng, fill, taps * c, c, act);
+        let layer = Layer::new(rng, fill, taps * c * multiplier, c * multiplier, act);
         let params = layer.depthwise(c, &window);
         let x = fill.vec(rng, shape.elements(c).unwrap());
         let expected = match reference::depthwise(&params, shape, &x) {
@@ -93,38 +94,14 @@ proptest! {
         (fill, acts) in any_fill()
             .prop_flat_map(|f| (Just(f), proptest::array::uniform3(activation_for(f)))),
         shape in shape(),
-        c in proptest::array::uniform3(channels()),
-        expand: bool,
-        residual: bool,
-        window in window(),
+        form in Form::any(),
         tile in (1usize..=20, 1usize..=100),
         seed: u64,
     ) {
         let rng = &mut Rng::new(seed);
-        let mut c = c;
-        let mut window = window;
-        if residual {
-            // Equal shapes: SAME padding, stride 1, as many channels out as in.
-            window.stride = [1, 1];
-            window.padding = Padding::SameUpper;
-        }
-        if !expand {
-            c[0] = c[1];
-        }
-        if residual {
-            c[2] = c[0];
-        }
-        let taps = window.kernel[0] * window.kernel[1];
-        let block = Block {
-            c,
-            expand: expand.then(|| Layer::new(rng, fill, c[0] * c[1], c[1], acts[0])),
-            depthwise: Layer::new(rng, fill, taps * c[1], c[1], acts[1]),
-            project: Layer::new(rng, fill, c[1] * c[2], c[2], acts[2]),
-            window,
-            residual,
-        };
+        let block = Block::new(rng, fill, &form, acts);
         let params = block.params();
-        let x = fill.vec(rng, shape.elements(c[0]).unwrap());
+        let x = fill.vec(rng, shape.elements(form.c[0]).unwrap());
         let expected = match reference::bottleneck(&params, shape, &x) {
             Ok(expected) => expected,
             Err(error) => {

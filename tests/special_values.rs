@@ -5,8 +5,8 @@ mod common;
 
 use common::{Rng, check_exact, isas};
 use mbconv::{
-    Activation, BottleneckParams, Depthwise, DepthwiseParams, InvertedBottleneck, Padding,
-    PlanOptions, Pointwise, PointwiseParams, Schedule, Shape, reference,
+    Activation, BottleneckParams, ConvParams, Depthwise, DepthwiseParams, InvertedBottleneck,
+    Padding, PlanOptions, Pointwise, PointwiseParams, Schedule, Shape, reference,
 };
 
 const SPECIAL: [f32; 12] = [
@@ -114,6 +114,36 @@ fn padded_taps_contribute_nothing() {
     }
 }
 
+/// The same of the taps of a stem.
+#[test]
+fn padded_stem_taps_contribute_nothing() {
+    let (shape, c_in, c) = (Shape::new(1, 6, 9), 3, 19);
+    for kernel in [3, 5] {
+        for weight in [f32::NAN, f32::INFINITY] {
+            // Only the corner tap, which in the first pixel is padding, is special.
+            let mut weights = vec![1.0; c * kernel * kernel * c_in];
+            for filter in weights.chunks_exact_mut(kernel * kernel * c_in) {
+                filter[..c_in].fill(weight);
+            }
+            let stem = ConvParams::new(c_in, c, [kernel; 2], &weights)
+                .stride([2, 2])
+                .padding(Padding::uniform(kernel / 2));
+            let ones = vec![1.0; c];
+            let block = BottleneckParams::without_project(DepthwiseParams::new(c, [1, 1], &ones))
+                .stem(stem);
+            let x = vec![1.0; 54 * c_in];
+            let expected = reference::bottleneck(&block, shape, &x).unwrap();
+            assert!(expected[0].is_finite() && !expected[expected.len() - 1].is_finite());
+            for isa in isas() {
+                let plan = InvertedBottleneck::with_isa(&block, isa).unwrap().plan(shape).unwrap();
+                let mut y = vec![0.0; expected.len()];
+                plan.run(&x, &mut y, &mut plan.scratch()).unwrap();
+                check_exact(&plan.kernel_name(), &expected, &y);
+            }
+        }
+    }
+}
+
 /// NaN and infinities in the input reach exactly the outputs that sum them, and
 /// a channel's NaN does not leak into its neighbours' lanes.
 #[test]
@@ -132,14 +162,39 @@ fn special_inputs_propagate() {
             plan.run(&x, &mut y).unwrap();
             check_exact(&plan.kernel_name(), &expected, &y);
         }
-        let weights = vec![1.0; 9 * c_in];
-        let params = DepthwiseParams::new(c_in, [3, 3], &weights).padding(Padding::uniform(1));
-        let expected = reference::depthwise(&params, shape, &x).unwrap();
-        for isa in isas() {
-            let plan = Depthwise::with_isa(&params, isa).unwrap().plan(shape).unwrap();
-            let mut y = vec![0.0; expected.len()];
-            plan.run(&x, &mut y).unwrap();
-            check_exact(&plan.kernel_name(), &expected, &y);
+        for multiplier in [1, 2, 3] {
+            let weights = vec![1.0; 9 * c_in * multiplier];
+            let params = DepthwiseParams::new(c_in, [3, 3], &weights)
+                .multiplier(multiplier)
+                .padding(Padding::uniform(1));
+            let expected = reference::depthwise(&params, shape, &x).unwrap();
+            for isa in isas() {
+                let plan = Depthwise::with_isa(&params, isa).unwrap().plan(shape).unwrap();
+                let mut y = vec![0.0; expected.len()];
+                plan.run(&x, &mut y).unwrap();
+                check_exact(&plan.kernel_name(), &expected, &y);
+            }
         }
+    }
+}
+
+/// Strides far beyond the image leave one output; their products are not formed.
+#[test]
+fn huge_strides_have_one_output() {
+    let (shape, huge) = (Shape::new(1, 3, 3), [usize::MAX / 2; 2]);
+    let (weights, ones) = ([1.0; 9], [1.0]);
+    let depthwise = DepthwiseParams::new(1, [3, 3], &weights).stride(huge);
+    let stem = ConvParams::new(1, 1, [3, 3], &weights).stride(huge);
+    let block =
+        BottleneckParams::without_project(DepthwiseParams::new(1, [1, 1], &ones)).stem(stem);
+    for isa in isas() {
+        let plan = Depthwise::with_isa(&depthwise, isa).unwrap().plan(shape).unwrap();
+        let mut y = [0.0];
+        plan.run(&[1.0; 9], &mut y).unwrap();
+        assert_eq!(y, [9.0]);
+        let plan = InvertedBottleneck::with_isa(&block, isa).unwrap().plan(shape).unwrap();
+        let mut y = [0.0];
+        plan.run(&[1.0; 9], &mut y, &mut plan.scratch()).unwrap();
+        assert_eq!(y, [9.0]);
     }
 }

@@ -6,8 +6,8 @@ pub(crate) mod tensors;
 
 use core::error::Error;
 
-use mbconv::{Activation::Relu6, BottleneckParams, Isa, Padding, PointwiseParams, Schedule};
-use network::{Layers, Network, PATCH};
+use mbconv::{Activation::Relu6, BottleneckParams, Isa, Padding, Schedule};
+use network::{Layers, Network};
 use tensors::{Layer, TensorFile};
 
 /// Of each block's depthwise convolution.
@@ -54,19 +54,16 @@ pub(crate) fn load(
     schedule: Schedule,
 ) -> Result<Network, Box<dyn Error>> {
     let file = TensorFile::parse(weights)?;
-    // [c_out][kernel height][kernel width][c_in]: over patches, a 1x1 layer's weights.
     let stem: Layer<4> = file.layer("stem")?;
     let blocks =
         (0..STRIDES.len()).map(|n| Block::load(&file, n)).collect::<Result<Vec<_>, _>>()?;
     let (head, classifier): (Layer<2>, Layer<2>) = (file.layer("head")?, file.layer("classifier")?);
-    let layers = Layers {
-        stem: PointwiseParams::new(PATCH, stem.weight.shape[0], &stem.weight.data)
-            .bias(&stem.bias.data)
-            .activation(Relu6),
-        blocks: blocks.iter().zip(STRIDES).map(|(block, stride)| block.params(stride)).collect(),
-        head: head.params().activation(Relu6),
-        classifier: classifier.params(),
-    };
+    let mut blocks: Vec<_> =
+        blocks.iter().zip(STRIDES).map(|(block, stride)| block.params(stride)).collect();
+    let stem = stem.params().stride([2; 2]).padding(Padding::SameUpper).activation(Relu6);
+    blocks[0] = blocks[0].stem(stem);
+    let layers =
+        Layers { blocks, head: head.params().activation(Relu6), classifier: classifier.params() };
     Ok(Network::new(&layers, isa, schedule)?)
 }
 

@@ -3,7 +3,7 @@
 use core::mem::MaybeUninit;
 
 use mbconv::{
-    BottleneckParams, BottleneckPlan, Depthwise, DepthwiseParams, DepthwisePlan,
+    BottleneckParams, BottleneckPlan, ConvParams, Depthwise, DepthwiseParams, DepthwisePlan,
     InvertedBottleneck, Isa, Padding, PlanOptions, Pointwise, PointwiseParams, PointwisePlan,
     Schedule,
 };
@@ -28,7 +28,18 @@ impl Layer {
     pub(crate) fn pointwise(&self, c_in: usize, c_out: usize) -> PointwiseParams<'_> {
         PointwiseParams::new(c_in, c_out, &self.weights).bias(&self.bias)
     }
+
+    /// The 3x3 convolution of stride 2 that networks begin with, over RGB.
+    pub(crate) fn stem(&self, c_out: usize) -> ConvParams<'_> {
+        ConvParams::new(3, c_out, [3; 2], &self.weights)
+            .bias(&self.bias)
+            .stride([2; 2])
+            .padding(Padding::SameUpper)
+    }
 }
+
+/// Values under the window of [`Layer::stem`].
+pub(crate) const STEM: usize = 3 * 3 * 3;
 
 /// A workload with its weights; a layer that its kind does not have is empty.
 pub(crate) struct Loaded {

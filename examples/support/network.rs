@@ -1,5 +1,5 @@
-//! A network of inverted bottlenecks on this crate's operations, batch 1: a 3x3
-//! stem of stride 2, blocks, a 1x1 head, the mean over all pixels, a classifier.
+//! A network of inverted bottlenecks on this crate's operations, batch 1: blocks, of
+//! which the first has the stem, a 1x1 head, the mean over all pixels, a classifier.
 
 use core::{fmt, mem};
 
@@ -12,16 +12,10 @@ use mbconv::{
 pub(crate) const SIDE: usize = 224;
 /// Values of the RGB image.
 pub(crate) const IMAGE: usize = SIDE * SIDE * 3;
-/// Rows and columns after the stem.
-const STEM_SIDE: usize = SIDE / 2;
-/// Values under the stem's 3 x 3 window, and under all of its places.
-pub(crate) const PATCH: usize = 3 * 3 * 3;
-const PATCHES: usize = STEM_SIDE * STEM_SIDE * PATCH;
 
 /// A tensor on the way through the network; displays as its name in the golden files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    Stem,
     Block(usize),
     Pooled,
 }
@@ -29,7 +23,6 @@ pub(crate) enum Stage {
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Stem => f.write_str("stem"),
             Self::Block(n) => write!(f, "blocks.{n}"),
             Self::Pooled => f.write_str("pooled"),
         }
@@ -38,8 +31,7 @@ impl fmt::Display for Stage {
 
 /// The layers of a network.
 pub(crate) struct Layers<'a> {
-    /// Over the [`PATCH`] values of a 3 x 3 patch: row, column, colour.
-    pub(crate) stem: PointwiseParams<'a>,
+    /// From the image on.
     pub(crate) blocks: Vec<BottleneckParams<'a>>,
     pub(crate) head: PointwiseParams<'a>,
     pub(crate) classifier: PointwiseParams<'a>,
@@ -47,7 +39,6 @@ pub(crate) struct Layers<'a> {
 
 /// The network with its plans and all the memory that a run takes.
 pub(crate) struct Network {
-    stem: PointwisePlan,
     blocks: Vec<BottleneckPlan>,
     head: PointwisePlan,
     classifier: PointwisePlan,
@@ -62,8 +53,7 @@ impl Network {
         let pointwise = |params: &PointwiseParams<'_>, shape| {
             Pointwise::with_isa(params, isa)?.plan_with(shape, &options)
         };
-        let mut shape = Shape::new(1, STEM_SIDE, STEM_SIDE);
-        let stem = pointwise(&layers.stem, shape)?;
+        let mut shape = Shape::new(1, SIDE, SIDE);
         let mut blocks = Vec::with_capacity(layers.blocks.len());
         for params in &layers.blocks {
             let plan = InvertedBottleneck::with_isa(params, isa)?.plan_with(shape, &options)?;
@@ -74,19 +64,18 @@ impl Network {
         let classifier = pointwise(&layers.classifier, Shape::new(1, 1, 1))?;
 
         let lengths = blocks.iter().map(BottleneckPlan::output_len);
-        let longest = lengths
-            .chain([PATCHES, stem.output_len(), head.output_len(), classifier.output_len()])
-            .fold(0, usize::max);
+        let longest =
+            lengths.chain([head.output_len(), classifier.output_len()]).fold(0, usize::max);
         let bytes = blocks.iter().map(BottleneckPlan::scratch_bytes).fold(0, usize::max);
         let (scratch, tensors) = (Scratch::new(bytes), Tensors::new(longest));
-        Ok(Self { stem, blocks, head, classifier, scratch, tensors })
+        Ok(Self { blocks, head, classifier, scratch, tensors })
     }
 
     /// Floating-point operations of a run.
     #[allow(dead_code, reason = "not every program that shares this module counts")]
     pub(crate) fn flops(&self) -> u64 {
         let blocks = self.blocks.iter().map(BottleneckPlan::flops).sum::<u64>();
-        self.stem.flops() + blocks + self.head.flops() + self.classifier.flops()
+        blocks + self.head.flops() + self.classifier.flops()
     }
 
     /// The logits of an image. Allocates nothing.
@@ -103,14 +92,11 @@ impl Network {
         if image.len() != IMAGE {
             return Err(Length { what: "image", expected: IMAGE, actual: image.len() });
         }
-        let Self { stem, blocks, head, classifier, scratch, tensors } = self;
-        tensors.step(PATCHES, |_, patches| {
-            unfold(image, patches);
-            Ok(())
-        })?;
-        observe(Stage::Stem, tensors.step(stem.output_len(), |x, y| stem.run(x, y))?);
+        let Self { blocks, head, classifier, scratch, tensors } = self;
         for (n, block) in blocks.iter().enumerate() {
-            let y = tensors.step(block.output_len(), |x, y| block.run(x, y, scratch))?;
+            let y = tensors.step(block.output_len(), |x, y| {
+                block.run(if n == 0 { image } else { x }, y, scratch)
+            })?;
             observe(Stage::Block(n), y);
         }
         tensors.step(head.output_len(), |x, y| head.run(x, y))?;
@@ -145,19 +131,6 @@ impl Tensors {
         mem::swap(&mut self.x, &mut self.y);
         self.len = len;
         Ok(&self.x[..len])
-    }
-}
-
-/// The 3 x 3 patches of the image at stride 2 (im2col). TensorFlow's SAME pads
-/// an even side on the right and at the bottom only.
-fn unfold(image: &[f32], patches: &mut [f32]) {
-    patches.fill(0.0);
-    for (i, patch) in patches.chunks_exact_mut(PATCH).enumerate() {
-        let (y, x) = (2 * (i / STEM_SIDE), 2 * (i % STEM_SIDE));
-        let inside = 3 * (SIDE - x).min(3);
-        for (row, taps) in (y..SIDE).zip(patch.chunks_exact_mut(PATCH / 3)) {
-            taps[..inside].copy_from_slice(&image[3 * (row * SIDE + x)..][..inside]);
-        }
     }
 }
 

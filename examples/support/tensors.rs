@@ -1,7 +1,7 @@
 //! Layers of f32 out of safetensors files.
 #![allow(dead_code, reason = "each program uses its part")]
 
-use mbconv::{DepthwiseParams, PointwiseParams};
+use mbconv::{ConvParams, DepthwiseParams, PointwiseParams};
 use safetensors::{Dtype, SafeTensors, tensor::Metadata};
 
 /// A safetensors file in memory, its header checked.
@@ -75,5 +75,13 @@ impl Layer<3> {
     pub(crate) fn params(&self) -> DepthwiseParams<'_> {
         let [height, width, channels] = self.weight.shape;
         DepthwiseParams::new(channels, [height, width], &self.weight.data).bias(&self.bias.data)
+    }
+}
+
+impl Layer<4> {
+    /// `[c_out][kernel height][kernel width][c_in]`
+    pub(crate) fn params(&self) -> ConvParams<'_> {
+        let [c_out, height, width, c_in] = self.weight.shape;
+        ConvParams::new(c_in, c_out, [height, width], &self.weight.data).bias(&self.bias.data)
     }
 }

@@ -11,8 +11,8 @@ use core::ops::Range;
 
 use crate::activation::Activation;
 use crate::kernel::parts::{Axis, Parts, by_image, share};
-use crate::kernel::{depthwise, pointwise};
-use crate::pack::{PackedDepthwise, PackedPointwise, Panel};
+use crate::kernel::{depthwise, pointwise, stem};
+use crate::pack::{PackedDepthwise, PackedPointwise, Panel, Tail};
 use crate::shape::{Placed, Shape};
 use crate::simd::{Kernel, Lanes};
 
@@ -78,9 +78,13 @@ pub(crate) struct Stage<'a> {
 pub(crate) struct Block<'a> {
     pub(crate) window: &'a Placed,
     pub(crate) expand: Option<Stage<'a>>,
+    /// Where the expansion is a stem: its window over the image. The other window
+    /// is over what it gives.
+    pub(crate) stem: Option<&'a Placed>,
     pub(crate) depthwise: &'a PackedDepthwise,
     pub(crate) depthwise_activation: Activation,
-    pub(crate) project: Stage<'a>,
+    /// None: the depthwise convolution writes the output, there is no band.
+    pub(crate) project: Option<Stage<'a>>,
     pub(crate) residual: bool,
     pub(crate) tile: Tile,
     pub(crate) cut: Cut,
@@ -187,7 +191,7 @@ impl Block<'_> {
         let (x, y) = self.image(image);
         // SAFETY: all rows are expanded; band and output rows are the task's.
         unsafe {
-            self.depthwise_band(s, x, &slab, slab.clone(), rows.clone());
+            self.depthwise_band(s, (x, y), &slab, slab.clone(), rows.clone());
             self.project_rows(s, (x, y), &slab, rows);
         }
     }
@@ -197,7 +201,7 @@ impl Block<'_> {
         let window = self.window;
         let rows = 0..window.output.height;
         let needed = window.input_rows(rows.clone());
-        let (x, _) = self.image(image);
+        let (x, y) = self.image(image);
         // The band from the slab on; its ring begins anew with each slab.
         let at = |slab: &Range<usize>| Self {
             band: self
@@ -210,7 +214,7 @@ impl Block<'_> {
             let Some(expand) = &self.expand else {
                 let slab = share(self.vectors::<S>(), self.cut.tasks, task);
                 if !slab.is_empty() {
-                    at(&slab).depthwise_band(s, x, &slab, slab.clone(), rows);
+                    at(&slab).depthwise_band(s, (x, y), &slab, slab.clone(), rows);
                 }
                 return;
             };
@@ -218,7 +222,7 @@ impl Block<'_> {
             for panel in &panels[share(panels.len(), self.cut.tasks, task)] {
                 let slab = panel.first..panel.first + panel.vectors;
                 self.expand_panel(s, expand, x, &slab, panel, needed.clone());
-                at(&slab).depthwise_band(s, x, &slab, slab.clone(), rows.clone());
+                at(&slab).depthwise_band(s, (x, y), &slab, slab.clone(), rows.clone());
             }
         }
     }
@@ -226,7 +230,8 @@ impl Block<'_> {
     /// The projection of the whole band: some pixels, or some output channels.
     unsafe fn pixels<S: Lanes>(&self, s: S, image: usize, task: usize, axis: Axis) {
         let output = self.window.output;
-        let panels = &self.project.packed.panels;
+        let Some(stage) = &self.project else { return };
+        let panels = &stage.packed.panels;
         let parts = Parts { axis, tasks: self.cut.tasks };
         let [pixels, part] = parts.ranges(task, [output.height * output.width, panels.len()]);
         let band = self.band.wrapping_add(pixels.start * S::LANES);
@@ -244,11 +249,25 @@ impl Block<'_> {
     /// An image's input and output.
     fn image(&self, image: usize) -> (*const f32, *mut f32) {
         let pixels = |shape: Shape| image * shape.height * shape.width;
-        let c_in = self.expand.map_or(self.depthwise.channels, |expand| expand.packed.c_in);
+        let input = self.stem.unwrap_or(self.window).input;
         (
-            self.input.wrapping_add(pixels(self.window.input) * c_in),
-            self.output.wrapping_add(pixels(self.window.output) * self.project.packed.c_out),
+            self.input.wrapping_add(pixels(input) * self.c_in()),
+            self.output.wrapping_add(pixels(self.window.output) * self.c_out()),
         )
+    }
+
+    fn c_in(&self) -> usize {
+        let taps = self.stem.map_or(1, |stem| stem.kernel[0] * stem.kernel[1]);
+        self.expand.map_or(self.depthwise.channels, |expand| expand.packed.c_in / taps)
+    }
+
+    fn c_out(&self) -> usize {
+        self.project.map_or(self.depthwise.channels, |project| project.packed.c_out)
+    }
+
+    /// How the channels are packed.
+    fn tail(&self) -> Tail {
+        if self.project.is_some() { Tail::Zeros } else { Tail::Overlap }
     }
 
     /// The slab from vector `first` on: as many whole expand panels as fit a
@@ -283,7 +302,7 @@ impl Block<'_> {
             // SAFETY: rows and slab are within the block's.
             unsafe {
                 match &self.expand {
-                    None => self.depthwise_band(s, x, &slab, slab.clone(), rows.clone()),
+                    None => self.depthwise_band(s, (x, y), &slab, slab.clone(), rows.clone()),
                     Some(expand) => {
                         let panels = expand.packed.panels.iter();
                         let panels = panels.filter(|p| slab.contains(&p.first));
@@ -291,11 +310,11 @@ impl Block<'_> {
                             self.expand_panel(s, expand, x, &slab, panel, new.clone());
                             if self.tile.interleaved {
                                 let vectors = panel.first..panel.first + panel.vectors;
-                                self.depthwise_band(s, x, &slab, vectors, rows.clone());
+                                self.depthwise_band(s, (x, y), &slab, vectors, rows.clone());
                             }
                         }
                         if !self.tile.interleaved {
-                            self.depthwise_band(s, x, &slab, slab.clone(), rows.clone());
+                            self.depthwise_band(s, (x, y), &slab, slab.clone(), rows.clone());
                         }
                     }
                 }
@@ -322,12 +341,15 @@ impl Block<'_> {
         while row < new.end {
             // As many rows as lie together in the ring.
             let slot = row % self.tile.ring;
-            let rows = (self.tile.ring - slot).min(new.end - row);
+            let rows = match self.stem {
+                None => (self.tile.ring - slot).min(new.end - row),
+                Some(_) => 1,
+            };
             // SAFETY: input rows below the image's height; ring rows below
             // tile.ring; the slab's vectors; whole vectors of packed weights.
             unsafe {
                 let args = pointwise::Args {
-                    a: x.add(row * width * c_in),
+                    a: x.wrapping_add(row * width * c_in),
                     a_row: c_in,
                     a_block: S::LANES,
                     k: c_in,
@@ -348,17 +370,21 @@ impl Block<'_> {
                         residual_row: 0,
                     }),
                 };
-                pointwise::panel(s, &args, panel.vectors, rows * width);
+                match self.stem {
+                    None => pointwise::panel(s, &args, panel.vectors, rows * width),
+                    Some(window) => stem::row(s, window, self.c_in(), x, row, &args, panel.vectors),
+                }
             }
             row += rows;
         }
     }
 
-    /// Convolves the channel vectors `vectors` of the slab into the band.
+    /// Convolves the channel vectors `vectors` of the slab into the band, or into
+    /// the output where no projection follows.
     unsafe fn depthwise_band<S: Lanes>(
         &self,
         s: S,
-        x: *const f32,
+        (x, y): (*const f32, *mut f32),
         slab: &Range<usize>,
         vectors: Range<usize>,
         rows: Range<usize>,
@@ -369,16 +395,25 @@ impl Block<'_> {
         let band_row = window.output.width * S::LANES;
         let plane = self.tile.ring * width * S::LANES;
         let first = vectors.start;
+        // The last vector of an image's pixel overlaps or is narrow; ring and band
+        // hold whole vectors.
+        let [mut overlap, mut lanes] = [0, S::LANES];
+        if vectors.end == channels.div_ceil(S::LANES) {
+            overlap = self.tail().overlap(channels, S::LANES);
+            if overlap == 0 {
+                lanes = channels - (vectors.end - 1) * S::LANES;
+            }
+        }
         // SAFETY: the slab's vectors, in ring and band or in the image.
         unsafe {
-            let ring = depthwise::Args {
+            let mut args = depthwise::Args {
                 window,
                 input: self.expanded.wrapping_add((first - slab.start) * plane).cast_const(),
                 input_row: width * S::LANES,
                 input_column: S::LANES,
                 input_vector: plane,
                 ring: self.tile.ring,
-                output: self.band.add((first - slab.start) * self.tile.rows * band_row),
+                output: self.band.wrapping_add((first - slab.start) * self.tile.rows * band_row),
                 output_row: band_row,
                 output_column: S::LANES,
                 output_vector: self.tile.rows * band_row,
@@ -390,25 +425,38 @@ impl Block<'_> {
                 bias: self.depthwise.bias.as_ptr().add(first * S::LANES),
                 vectors: vectors.len(),
                 block: 2,
+                input_overlap: 0,
+                output_overlap: 0,
                 input_lanes: S::LANES,
                 output_lanes: S::LANES,
+                index: depthwise::index(S::LANES, 1, 0),
                 finish: self.depthwise_activation.finish(),
             };
-            let args = match self.expand {
-                Some(_) => ring,
-                // Without expansion the input is the image itself, whose last
-                // vector may be narrow.
-                None => depthwise::Args {
+            if self.expand.is_none() {
+                args = depthwise::Args {
                     input: x.add(first * S::LANES),
                     input_row: width * channels,
                     input_column: channels,
                     input_vector: S::LANES,
+                    input_overlap: overlap,
+                    input_lanes: lanes,
+                    index: depthwise::index(lanes, 1, 0),
                     ring: window.input.height,
                     block: vectors.len(),
-                    input_lanes: S::LANES.min(channels - (vectors.end - 1) * S::LANES),
-                    ..ring
-                },
-            };
+                    ..args
+                };
+            }
+            if self.project.is_none() {
+                args = depthwise::Args {
+                    output: y.add(rows.start * window.output.width * channels + first * S::LANES),
+                    output_row: window.output.width * channels,
+                    output_column: channels,
+                    output_vector: S::LANES,
+                    output_overlap: overlap,
+                    output_lanes: lanes,
+                    ..args
+                };
+            }
             depthwise::rows(s, &args, rows);
         }
     }
@@ -423,8 +471,9 @@ impl Block<'_> {
     ) {
         let width = self.window.output.width;
         let pixels = rows.start * width..rows.end * width;
+        let Some(stage) = &self.project else { return };
         // SAFETY: passed on.
-        unsafe { self.project(s, image, self.band, slab, pixels, &self.project.packed.panels) };
+        unsafe { self.project(s, image, self.band, slab, pixels, &stage.packed.panels) };
     }
 
     /// Adds the slab's share to some output pixels, of which `band` has the first;
@@ -438,7 +487,8 @@ impl Block<'_> {
         pixels: Range<usize>,
         panels: &[Panel],
     ) {
-        let packed = self.project.packed;
+        let Some(stage) = &self.project else { return };
+        let packed = stage.packed;
         let (c_in, c_out) = (packed.c_in, packed.c_out);
         let channels = slab.start * S::LANES..(slab.end * S::LANES).min(c_in);
         let last = channels.end == c_in;
@@ -468,7 +518,7 @@ impl Block<'_> {
                         pointwise::Start::Partial
                     },
                     epilogue: last.then(|| pointwise::Epilogue {
-                        finish: self.project.activation.finish(),
+                        finish: stage.activation.finish(),
                         residual: if self.residual {
                             x.add(pixels.start * c_out + first)
                         } else {

@@ -11,3 +11,4 @@ pub(crate) mod parts;
 #[cfg(feature = "std")]
 pub(crate) mod peak;
 pub(crate) mod pointwise;
+pub(crate) mod stem;

@@ -13,8 +13,8 @@ use crate::executor::{Executor, Serial, for_each};
 use crate::isa::Isa;
 use crate::kernel::bottleneck::{Block, By, Cut, Run, Stage, Tile};
 use crate::op::check_length;
-use crate::pack::{PackDepthwise, PackPointwise, PackedDepthwise, PackedPointwise};
-use crate::params::BottleneckParams;
+use crate::pack::{PackDepthwise, PackPointwise, PackedDepthwise, PackedPointwise, Tail};
+use crate::params::{BottleneckParams, First, PointwiseParams};
 use crate::schedule::{Core, Decision, PlanOptions, Problem, Schedule};
 use crate::shape::{Placed, Shape, Window};
 use crate::split::{self, Work};
@@ -50,12 +50,14 @@ pub struct InvertedBottleneck(Arc<Inner>);
 
 struct Inner {
     isa: Isa,
+    /// The expansion, or the stem over its patches.
     expand: Option<(PackedPointwise, Activation)>,
+    stem: Option<Window>,
+    c_in: usize,
     depthwise: PackedDepthwise,
     depthwise_activation: Activation,
     window: Window,
-    project: PackedPointwise,
-    project_activation: Activation,
+    project: Option<(PackedPointwise, Activation)>,
     residual: bool,
 }
 
@@ -79,15 +81,24 @@ impl InvertedBottleneck {
     /// As for [`InvertedBottleneck::new`], without those of detection.
     pub fn with_isa(params: &BottleneckParams<'_>, isa: Isa) -> Result<Self> {
         params.validate()?;
-        let pack = |stage| isa.dispatch(PackPointwise(stage));
+        let tail = if params.project.is_some() { Tail::Zeros } else { Tail::Overlap };
+        let pack = |stage: &PointwiseParams<'_>, tail| {
+            (isa.dispatch(PackPointwise(stage, tail)), stage.activation)
+        };
+        let (expand, stem) = match &params.first {
+            None => (None, None),
+            Some(First::Expand(expand)) => (Some(pack(expand, tail)), None),
+            Some(First::Stem(stem)) => (Some(pack(&stem.over_patches(), tail)), Some(stem.window)),
+        };
         Ok(Self(Arc::new(Inner {
             isa,
-            expand: params.expand.as_ref().map(|stage| (pack(stage), stage.activation)),
-            depthwise: isa.dispatch(PackDepthwise(&params.depthwise)),
+            expand,
+            stem,
+            c_in: params.c_in(),
+            depthwise: isa.dispatch(PackDepthwise(&params.depthwise, tail)),
             depthwise_activation: params.depthwise.activation,
             window: params.depthwise.window,
-            project: pack(&params.project),
-            project_activation: params.project.activation,
+            project: params.project.as_ref().map(|stage| pack(stage, Tail::Zeros)),
             residual: params.residual,
         })))
     }
@@ -111,32 +122,33 @@ impl InvertedBottleneck {
     ///
     /// As for [`InvertedBottleneck::plan`]; [`Error::ZeroSize`] for zero threads.
     pub fn plan_with(&self, shape: Shape, options: &PlanOptions) -> Result<BottleneckPlan> {
-        let Inner { isa, expand, depthwise, project, .. } = &*self.0;
-        let lanes = isa.lanes();
-        let input = shape.elements(self.c_in())?;
-        let window = self.0.window.place(shape)?;
-        let output = window.output.elements(project.c_out)?;
+        let Inner { isa, expand, depthwise, c_in, .. } = &*self.0;
+        let (lanes, c_out) = (isa.lanes(), self.c_out());
+        let input = shape.elements(*c_in)?;
+        let (stem, window) = self.place(shape)?;
+        let output = window.output.elements(c_out)?;
         // The tensors between, channels rounded up as the buffers hold them.
         let channels = depthwise.channels;
         let padded = channels.next_multiple_of(lanes);
-        let between = shape.elements(padded)?.checked_add(window.output.elements(padded)?);
+        let between = window.input.elements(padded)?.checked_add(window.output.elements(padded)?);
         between
             .and_then(|n| n.checked_mul(size_of::<f32>()))
             .and_then(|n| n.checked_add(2 * ALIGN))
             .filter(|&bytes| bytes <= isize::MAX as usize)
             .ok_or(Error::Overflow { what: "scratch" })?;
-        if self.0.residual && (shape, self.c_in()) != (window.output, project.c_out) {
+        if self.0.residual && (shape, *c_in) != (window.output, c_out) {
             return Err(Error::ResidualShape {
-                input: [shape.height, shape.width, self.c_in()],
-                output: [window.output.height, window.output.width, project.c_out],
+                input: [shape.height, shape.width, *c_in],
+                output: [window.output.height, window.output.width, c_out],
             });
         }
         let problem = Problem {
             window: &window,
             expand: expand.is_some(),
-            c_in: self.c_in(),
+            c_in: expand.as_ref().map_or(*c_in, |(packed, _)| packed.c_in),
+            project: self.0.project.is_some(),
             channels,
-            c_out: project.c_out,
+            c_out,
             panel: expand
                 .iter()
                 .flat_map(|(packed, _)| &packed.panels)
@@ -147,12 +159,14 @@ impl InvertedBottleneck {
         };
         let tasks = split::tasks(options)?;
         let panels = expand.as_ref().map_or(&[][..], |(packed, _)| &packed.panels);
-        let work = Work { problem, expand: panels, project: &project.panels };
+        let project = self.0.project.as_ref().map_or(&[][..], |(packed, _)| &packed.panels);
+        let work = Work { problem, expand: panels, project };
         let (cut, Decision { tile, fused, why }) = work.cut(options, tasks);
         let buffers = work.buffers(&cut, &tile);
         let (op, flops, flush) = (self.clone(), self.flops(shape)?, options.flush_denormals);
         let plan = BottleneckPlan {
             op,
+            stem,
             window,
             input,
             output,
@@ -184,21 +198,23 @@ impl InvertedBottleneck {
     ///
     /// As for [`InvertedBottleneck::plan`].
     pub fn flops(&self, shape: Shape) -> Result<u64> {
-        let Inner { expand, depthwise, project, window, .. } = &*self.0;
-        let output = window.place(shape)?.output.elements(depthwise.channels)? as u64;
+        let Inner { expand, depthwise, project, .. } = &*self.0;
+        let (_, window) = self.place(shape)?;
+        let output = window.output.elements(depthwise.channels)? as u64;
         let expand = match expand {
-            Some((e, _)) => shape.elements(e.c_in)? as u64 * e.c_out as u64,
+            Some((e, _)) => window.input.elements(e.c_in)? as u64 * e.c_out as u64,
             None => 0,
         };
-        Ok(2 * (expand + output * (depthwise.taps as u64 + project.c_out as u64)))
+        let project = project.as_ref().map_or(0, |(p, _)| p.c_out as u64);
+        Ok(2 * (expand + output * (depthwise.taps as u64 + project)))
     }
 
     /// Bytes of all weights and biases, without the padding of packing.
     pub fn weight_bytes(&self) -> usize {
         let Inner { expand, depthwise, project, .. } = &*self.0;
-        let expand = expand.as_ref().map_or(0, |(e, _)| (e.c_in + 1) * e.c_out);
-        let depthwise = (depthwise.taps + 1) * depthwise.channels;
-        (expand + depthwise + (project.c_in + 1) * project.c_out) * size_of::<f32>()
+        let pointwise = [expand, project].into_iter().flatten();
+        let pointwise: usize = pointwise.map(|(p, _)| (p.c_in + 1) * p.c_out).sum();
+        (pointwise + (depthwise.taps + 1) * depthwise.channels) * size_of::<f32>()
     }
 
     /// The instruction set that the weights are packed for.
@@ -206,8 +222,16 @@ impl InvertedBottleneck {
         self.0.isa
     }
 
-    fn c_in(&self) -> usize {
-        self.0.expand.as_ref().map_or(self.0.depthwise.channels, |(expand, _)| expand.c_in)
+    fn c_out(&self) -> usize {
+        self.0.project.as_ref().map_or(self.0.depthwise.channels, |(project, _)| project.c_out)
+    }
+
+    /// Lays the stem's window, where there is one, over images of `shape`, and the
+    /// depthwise window over what it gives.
+    fn place(&self, shape: Shape) -> Result<(Option<Placed>, Placed)> {
+        let stem = self.0.stem.map(|stem| stem.place(shape)).transpose()?;
+        let window = self.0.window.place(stem.map_or(shape, |stem| stem.output))?;
+        Ok((stem, window))
     }
 }
 
@@ -215,6 +239,7 @@ impl InvertedBottleneck {
 #[derive(Clone)]
 pub struct BottleneckPlan {
     op: InvertedBottleneck,
+    stem: Option<Placed>,
     window: Placed,
     input: usize,
     output: usize,
@@ -397,13 +422,11 @@ impl BottleneckPlan {
         let inner = &*self.op.0;
         let block = |task: usize| Block {
             window: &self.window,
-            expand: inner
-                .expand
-                .as_ref()
-                .map(|(packed, activation)| Stage { packed, activation: *activation }),
+            expand: inner.expand.as_ref().map(stage),
+            stem: self.stem.as_ref(),
             depthwise: &inner.depthwise,
             depthwise_activation: inner.depthwise_activation,
-            project: Stage { packed: &inner.project, activation: inner.project_activation },
+            project: inner.project.as_ref().map(stage),
             residual: inner.residual,
             tile: self.tile,
             cut: self.cut,
@@ -432,4 +455,8 @@ impl BottleneckPlan {
         let schedule = if self.fused { "fused" } else { "unfused" };
         format!("bottleneck_f32_{schedule}_{}", self.op.0.isa)
     }
+}
+
+fn stage((packed, activation): &(PackedPointwise, Activation)) -> Stage<'_> {
+    Stage { packed, activation: *activation }
 }

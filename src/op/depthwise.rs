@@ -11,10 +11,10 @@ use crate::buffer::Shared;
 use crate::error::Result;
 use crate::executor::{Executor, Serial, for_each};
 use crate::isa::Isa;
-use crate::kernel::depthwise::{Layer, Run};
+use crate::kernel::depthwise::{Layer, Run, units};
 use crate::kernel::parts::Parts;
 use crate::op::check_length;
-use crate::pack::{PackDepthwise, PackedDepthwise};
+use crate::pack::{PackDepthwise, PackedDepthwise, Tail};
 use crate::params::DepthwiseParams;
 use crate::schedule::PlanOptions;
 use crate::shape::{Placed, Shape, Window};
@@ -24,7 +24,8 @@ use crate::split;
 ///
 /// Kernels 3x3, 5x5 and 7x7 with stride 1 or 2 on both axes and no dilation have
 /// instances of their own; every other window runs vectorised too, with its
-/// taps in a loop.
+/// taps in a loop, and so does a [channel
+/// multiplier](DepthwiseParams::multiplier).
 ///
 /// ```
 /// use mbconv::{Depthwise, DepthwiseParams, Padding, Shape};
@@ -68,7 +69,7 @@ impl Depthwise {
     /// As for [`Depthwise::new`], without those of detection.
     pub fn with_isa(params: &DepthwiseParams<'_>, isa: Isa) -> Result<Self> {
         params.validate()?;
-        let packed = isa.dispatch(PackDepthwise(params));
+        let packed = isa.dispatch(PackDepthwise(params, Tail::Overlap));
         let (window, activation) = (params.window, params.activation);
         Ok(Self(Arc::new(Inner { isa, packed, window, activation })))
     }
@@ -92,18 +93,18 @@ impl Depthwise {
     /// As for [`Depthwise::plan`]; [`Error::ZeroSize`](crate::Error::ZeroSize) for
     /// zero threads.
     pub fn plan_with(&self, shape: Shape, options: &PlanOptions) -> Result<DepthwisePlan> {
-        let channels = self.0.packed.channels;
-        let input = shape.elements(channels)?;
+        let PackedDepthwise { channels, multiplier, .. } = self.0.packed;
+        let input = shape.elements(channels / multiplier)?;
         let window = self.0.window.place(shape)?;
         let output = window.output.elements(channels)?;
         // The band's input rows fill half of L2.
-        let row = shape.width * channels * size_of::<f32>();
+        let row = shape.width * (channels / multiplier) * size_of::<f32>();
         let rows = (options.caches.l2 / 2 / row).saturating_sub(window.kernel[0]);
         let band = (rows / window.stride[0]).max(1);
         let flops = self.flops(shape)?;
         let tasks = split::tasks(options)?;
         let Shape { batch, height, .. } = window.output;
-        let parts = split::depthwise(batch * height, channels.div_ceil(self.0.isa.lanes()), tasks);
+        let parts = split::depthwise(batch * height, units(channels, self.0.isa.lanes()), tasks);
         let flush = options.flush_denormals;
         Ok(DepthwisePlan { op: self.clone(), window, input, output, flops, band, parts, flush })
     }

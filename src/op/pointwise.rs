@@ -14,7 +14,7 @@ use crate::isa::Isa;
 use crate::kernel::parts::Parts;
 use crate::kernel::pointwise::Layer;
 use crate::op::check_length;
-use crate::pack::{PackPointwise, PackedPointwise};
+use crate::pack::{PackPointwise, PackedPointwise, Tail};
 use crate::params::PointwiseParams;
 use crate::schedule::PlanOptions;
 use crate::shape::Shape;
@@ -63,7 +63,7 @@ impl Pointwise {
     /// As for [`Pointwise::new`], without those of detection.
     pub fn with_isa(params: &PointwiseParams<'_>, isa: Isa) -> Result<Self> {
         params.validate()?;
-        let packed = isa.dispatch(PackPointwise(params));
+        let packed = isa.dispatch(PackPointwise(params, Tail::Zeros));
         Ok(Self(Arc::new(Inner { isa, packed, activation: params.activation })))
     }
 

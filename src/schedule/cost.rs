@@ -149,7 +149,11 @@ impl Problem<'_> {
         let expand = if self.expand { core.pointwise(c_in, vectors, pixels_in) } else { 0.0 };
         let depthwise = (bands - 1.0) * core.depthwise(self.window, tile.rows)
             + core.depthwise(self.window, last);
-        let project = core.pointwise(vectors * core.lanes as f64, out, pixels_out);
+        let project = if self.project {
+            core.pointwise(vectors * core.lanes as f64, out, pixels_out)
+        } else {
+            0.0
+        };
         let arithmetic = slabs * bands * (expand + project) + all * depthwise;
 
         // Bytes: of the whole tensors; of a slab's weights; of its buffers; of
@@ -159,7 +163,7 @@ impl Problem<'_> {
         let [thin_in, wide_in] = [c_in * lane, all * vector].map(|n| n * pixels[0] as f64);
         let [thin_out, wide_out] = [c_out * lane, all * vector].map(|n| n * pixels[1] as f64);
         let expand_weights = if self.expand { c_in * vectors * vector } else { 0.0 };
-        let project_weights = c_out * vectors * vector;
+        let project_weights = if self.project { c_out * vectors * vector } else { 0.0 };
         let taps = (kernel[0] * kernel[1]) as f64;
         let weights = expand_weights + taps * vectors * vector + project_weights;
         let held = self.bytes(tile) as f64;
@@ -182,9 +186,11 @@ impl Problem<'_> {
             // The expanded tensor, written and read.
             stream(2.0 * wide_in, if tile.interleaved { near } else { held });
         }
-        // The depthwise output, written and read, then again for each panel.
-        stream(2.0 * wide_out, if tile.interleaved { turn } else { held });
-        stream((out_panels - 1.0) * wide_out, band + project_weights / out_panels);
+        if self.project {
+            // The depthwise output, written and read, then again for each panel.
+            stream(2.0 * wide_out, if tile.interleaved { turn } else { held });
+            stream((out_panels - 1.0) * wide_out, band + project_weights / out_panels);
+        }
         Cost { arithmetic, data }
     }
 }

@@ -109,7 +109,9 @@ pub(crate) struct Problem<'a> {
     pub(crate) window: &'a Placed,
     /// Whether there is an expanded tensor besides the depthwise output.
     pub(crate) expand: bool,
-    /// Channels of the input, of the depthwise convolution, of the output.
+    /// Whether the depthwise output is between two stages.
+    pub(crate) project: bool,
+    /// Channels that the expansion sums over, of the depthwise convolution, of the output.
     pub(crate) c_in: usize,
     pub(crate) channels: usize,
     pub(crate) c_out: usize,
@@ -164,7 +166,8 @@ impl Problem<'_> {
     pub(crate) fn bytes(&self, tile: &Tile) -> usize {
         let lanes = self.core.lanes;
         let ring = if self.expand { tile.ring_elements(self.window, lanes) } else { 0 };
-        (ring + tile.band_elements(self.window, lanes)) * size_of::<f32>()
+        let band = if self.project { tile.band_elements(self.window, lanes) } else { 0 };
+        (ring + band) * size_of::<f32>()
     }
 
     /// Channel vectors of the depthwise convolution.
@@ -205,7 +208,9 @@ impl Problem<'_> {
         // Depthwise tiles take rows in pairs.
         let heights = parts(height, tallest).flat_map(|rows| [rows, rows.next_multiple_of(2)]);
         let tiles = heights.flat_map(|rows| {
-            let vectors = budget / self.bytes(&Tile { vectors: 1, ..self.tile(rows, 1) });
+            let vector = self.bytes(&Tile { vectors: 1, ..self.tile(rows, 1) });
+            // Without a stage before and after there is nothing to keep.
+            let vectors = budget.checked_div(vector).unwrap_or(self.vectors());
             parts(panels, vectors.div_ceil(self.core.panel))
                 .map(move |panels| self.tile(rows, panels * self.core.panel))
         });
@@ -259,7 +264,10 @@ mod tests {
                 let core = Core::new(isa, window);
                 let c_in = if expand { c_in } else { channels };
                 let panel = core.panel;
-                test(&Problem { window, expand, c_in, channels, c_out, panel, core });
+                for project in [true, false] {
+                    let c_out = if project { c_out } else { channels };
+                    test(&Problem { window, expand, project, c_in, channels, c_out, panel, core });
+                }
             }
         }
     }
@@ -304,15 +312,16 @@ mod tests {
     #[test]
     fn estimates_respect_the_peak() {
         problems(|problem| {
-            let Problem { window, expand, c_in, channels, c_out, core, .. } = problem;
+            let Problem { window, expand, project, c_in, channels, c_out, core, .. } = problem;
             let [input, output] = [window.input, window.output].map(|s| s.height * s.width);
             let taps = window.kernel[0] * window.kernel[1];
             let expand = if *expand { input * c_in } else { 0 };
-            let sums = channels * (expand + output * (taps + c_out));
+            let summed = if *project { *c_out } else { 0 };
+            let sums = channels * (expand + output * (taps + summed));
             let peak = sums as f64 / (2 * core.lanes) as f64;
             let cost = problem.cost(&problem.unfused(), &Caches::default());
             assert!(cost.arithmetic > peak, "{cost:?} {peak}");
-            let whole_vectors = channels % 32 == 0 && c_out % 32 == 0;
+            let whole_vectors = *project && channels % 32 == 0 && c_out % 32 == 0;
             assert!(!whole_vectors || cost.arithmetic < 1.25 * peak, "{cost:?} {peak}");
         });
     }

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::{__m256, __m256i};
 
-use super::{Lanes, MAX_VECTORS};
+use super::{Index, Lanes, MAX_VECTORS};
 
 pulp::simd_type! {
     /// Proof that the CPU has AVX2 and FMA.
@@ -115,5 +115,13 @@ unsafe impl Lanes for Avx2 {
     unsafe fn store_first(self, p: *mut f32, v: __m256, n: usize) {
         // SAFETY: the mask keeps the store to the n lanes the caller vouches for.
         unsafe { self.avx._mm256_maskstore_ps(p, self.first(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn load_indexed(self, p: *const f32, n: usize, index: &Index) -> __m256 {
+        // SAFETY: as for `load_first`; an index has at least 8 entries.
+        unsafe {
+            let index = self.avx._mm256_loadu_si256(index.as_ptr().cast());
+            self.avx2._mm256_permutevar8x32_ps(self.load_first(p, n), index)
+        }
     }
 }

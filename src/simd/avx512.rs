@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::__m512;
 
-use super::{Lanes, MAX_VECTORS};
+use super::{Index, Lanes, MAX_VECTORS};
 
 pulp::simd_type! {
     /// Proof that the CPU has the server baseline of AVX-512.
@@ -114,5 +114,13 @@ unsafe impl Lanes for Avx512 {
     unsafe fn store_first(self, p: *mut f32, v: __m512, n: usize) {
         // SAFETY: the mask keeps the store to the n lanes the caller vouches for.
         unsafe { self.avx512f._mm512_mask_storeu_ps(p, Self::first(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn load_indexed(self, p: *const f32, n: usize, index: &Index) -> __m512 {
+        // SAFETY: as for `load_first`; an index has 16 entries.
+        unsafe {
+            let index = self.avx512f._mm512_loadu_epi32(index.as_ptr());
+            self.avx512f._mm512_permutexvar_ps(index, self.load_first(p, n))
+        }
     }
 }

@@ -27,6 +27,12 @@ pub(crate) use portable::Portable;
 /// The most vectors that a pointwise tile is wide.
 pub(crate) const MAX_VECTORS: usize = 4;
 
+/// The most lanes that a vector has.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// For each lane the element that it takes.
+pub(crate) type Index = [i32; MAX_LANES];
+
 /// How many steps along the input channels [`Lanes::rank_update`] takes at once.
 pub(crate) const K_STEP: usize = 4;
 
@@ -41,8 +47,8 @@ pub(crate) trait Kernel {
 /// # Safety
 ///
 /// An implementor is a zero-sized token that exists only where the CPU has the
-/// instructions its methods use, and `load_first` and `store_first` touch no
-/// byte past the first `n` lanes.
+/// instructions its methods use, and `load_first`, `store_first` and
+/// `load_indexed` touch no byte past the first `n` f32.
 pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
     /// The register.
     type V: Copy;
@@ -107,6 +113,23 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for writing `n <= LANES` f32.
     unsafe fn store_first(self, p: *mut f32, v: Self::V, n: usize);
+
+    /// Lane `l` is `p[index[l]]`.
+    ///
+    /// # Safety
+    /// `p` is valid for reading `n <= LANES` f32; the first `LANES` entries of
+    /// `index` are less than `n`.
+    #[inline(always)]
+    unsafe fn load_indexed(self, p: *const f32, n: usize, index: &Index) -> Self::V {
+        let _ = n;
+        let mut lanes = [0.0; MAX_LANES];
+        for (lane, &i) in lanes.iter_mut().zip(index).take(Self::LANES) {
+            // SAFETY: the caller vouches for each index.
+            *lane = unsafe { *p.add(i as usize) };
+        }
+        // SAFETY: the array holds at least `LANES`.
+        unsafe { self.load(lanes.as_ptr()) }
+    }
 
     /// `K_STEP` steps of a pointwise tile:
     /// `acc[r][v] += a[r * a_row + k] * b[(k * NV + v) * LANES..]`, `k` ascending.

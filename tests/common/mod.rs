@@ -4,8 +4,8 @@
 use std::env;
 
 use mbconv::{
-    Activation, BottleneckParams, DepthwiseParams, Executor, Isa, Padding, PointwiseParams, Shape,
-    reference,
+    Activation, BottleneckParams, ConvParams, Depthwise, DepthwiseParams, Executor, Isa, Padding,
+    PointwiseParams, Shape, reference,
 };
 use proptest::prelude::*;
 
@@ -98,11 +98,26 @@ impl Layer {
         }
     }
 
+    pub fn conv(&self, c_in: usize, c_out: usize, window: &Window) -> ConvParams<'_> {
+        let params = ConvParams::new(c_in, c_out, window.kernel, &self.weights)
+            .stride(window.stride)
+            .dilation(window.dilation)
+            .padding(window.padding)
+            .activation(self.activation);
+        match &self.bias {
+            Some(bias) => params.bias(bias),
+            None => params,
+        }
+    }
+
+    /// The channel multiplier is told by the number of weights.
     pub fn depthwise(&self, channels: usize, window: &Window) -> DepthwiseParams<'_> {
+        let taps = window.kernel[0] * window.kernel[1];
         let params = DepthwiseParams::new(channels, window.kernel, &self.weights)
             .stride(window.stride)
             .dilation(window.dilation)
             .padding(window.padding)
+            .multiplier(self.weights.len() / (taps * channels))
             .activation(self.activation);
         match &self.bias {
             Some(bias) => params.bias(bias),
@@ -133,6 +148,18 @@ pub struct Window {
     pub padding: Padding,
 }
 
+impl Window {
+    /// What comes out of images of `shape`, which are not too small.
+    pub fn output(&self, shape: Shape) -> Shape {
+        let weights = vec![0.0; self.kernel[0] * self.kernel[1]];
+        let params = DepthwiseParams::new(1, self.kernel, &weights)
+            .stride(self.stride)
+            .dilation(self.dilation)
+            .padding(self.padding);
+        Depthwise::new(&params).unwrap().plan(shape).unwrap().output_shape()
+    }
+}
+
 /// The largest error that f32 may show against the f64 reference, element by
 /// element: each stage adds `(K + 4) * eps * sum |a||b|` (Higham 2002, 3.1) to
 /// what its inputs already carry, and an activation stretches the error by its
@@ -160,6 +187,25 @@ impl Bound {
             reference::depthwise(&layer.depthwise(c, window), shape, x).unwrap()
         };
         self.stage(layer, window.kernel[0] * window.kernel[1], sum)
+    }
+
+    /// The convolution alone: a 1x1 depthwise one of ones leaves it as it is.
+    pub fn conv(
+        self,
+        layer: &Layer,
+        c_in: usize,
+        c_out: usize,
+        window: &Window,
+        shape: Shape,
+    ) -> Self {
+        let ones = vec![1.0; c_out];
+        let sum = |layer: &Layer, x: &[f32]| {
+            let block =
+                BottleneckParams::without_project(DepthwiseParams::new(c_out, [1, 1], &ones))
+                    .stem(layer.conv(c_in, c_out, window));
+            reference::bottleneck(&block, shape, x).unwrap()
+        };
+        self.stage(layer, window.kernel[0] * window.kernel[1] * c_in, sum)
     }
 
     fn stage(self, layer: &Layer, k: usize, sum: impl Fn(&Layer, &[f32]) -> Vec<f32>) -> Self {
@@ -259,6 +305,11 @@ pub fn activation_for(fill: Fill) -> BoxedStrategy<Activation> {
     }
 }
 
+/// Channel multipliers of a depthwise layer, mostly none.
+pub fn multiplier() -> impl Strategy<Value = usize> {
+    prop_oneof![3 => Just(1usize), 1 => 2usize..=5, 1 => 15usize..=17]
+}
+
 /// Channel counts around every multiple of the vector widths.
 pub fn channels() -> impl Strategy<Value = usize> {
     prop_oneof![3 => 1usize..=33, 1 => 34usize..=100]
@@ -294,36 +345,124 @@ pub fn window() -> impl Strategy<Value = Window> {
 /// A whole block that owns its weights.
 #[derive(Debug, Clone)]
 pub struct Block {
+    /// Input, depthwise and output channels.
     pub c: [usize; 3],
+    /// Of a full convolution in the place of the expansion.
+    pub stem: Option<Window>,
     pub expand: Option<Layer>,
     pub depthwise: Layer,
-    pub project: Layer,
+    pub project: Option<Layer>,
     pub window: Window,
     pub residual: bool,
 }
 
+/// What comes before a block's depthwise convolution.
+#[derive(Debug, Clone, Copy)]
+pub enum First {
+    None,
+    Expand,
+    Stem(Window),
+}
+
+/// A block without its weights.
+#[derive(Debug, Clone, Copy)]
+pub struct Form {
+    pub c: [usize; 3],
+    pub first: First,
+    pub window: Window,
+    pub project: bool,
+    pub residual: bool,
+}
+
+impl Form {
+    pub fn any() -> impl Strategy<Value = Self> {
+        let first = prop_oneof![
+            2 => Just(First::None),
+            4 => Just(First::Expand),
+            3 => window().prop_map(First::Stem),
+        ];
+        let project = prop_oneof![3 => Just(true), 1 => Just(false)];
+        let c = proptest::array::uniform3(channels());
+        (c, first, window(), project, any::<bool>()).prop_map(|(c, first, window, project, add)| {
+            let mut form = Self { c, first, window, project, residual: add && project };
+            form.fit();
+            form
+        })
+    }
+
+    /// Makes one part go with the others.
+    fn fit(&mut self) {
+        match self.first {
+            First::None => self.c[0] = self.c[1],
+            First::Expand => {}
+            First::Stem(_) => self.c[0] = self.c[0] % 5 + 1,
+        }
+        if self.residual {
+            // Equal shapes: SAME padding, stride 1, as many channels out as in.
+            let stem = match &mut self.first {
+                First::Stem(window) => Some(window),
+                _ => None,
+            };
+            for window in stem.into_iter().chain([&mut self.window]) {
+                window.stride = [1, 1];
+                window.padding = Padding::SameUpper;
+            }
+            self.c[2] = self.c[0];
+        }
+    }
+}
+
 impl Block {
+    pub fn new(rng: &mut Rng, fill: Fill, form: &Form, acts: [Activation; 3]) -> Self {
+        let &Form { c, first, window, project, residual } = form;
+        let taps = |window: &Window| window.kernel[0] * window.kernel[1];
+        let (stem, inputs) = match first {
+            First::Stem(stem) => (Some(stem), c[0] * taps(&stem)),
+            _ => (None, c[0]),
+        };
+        let expand = !matches!(first, First::None);
+        Self {
+            c,
+            stem,
+            expand: expand.then(|| Layer::new(rng, fill, inputs * c[1], c[1], acts[0])),
+            depthwise: Layer::new(rng, fill, taps(&window) * c[1], c[1], acts[1]),
+            project: project.then(|| Layer::new(rng, fill, c[1] * c[2], c[2], acts[2])),
+            window,
+            residual,
+        }
+    }
+
     pub fn params(&self) -> BottleneckParams<'_> {
         let [c_in, c_mid, c_out] = self.c;
-        let params = BottleneckParams::new(
-            self.depthwise.depthwise(c_mid, &self.window),
-            self.project.pointwise(c_mid, c_out),
-        )
-        .residual(self.residual);
-        match &self.expand {
-            Some(expand) => params.expand(expand.pointwise(c_in, c_mid)),
-            None => params,
+        let depthwise = self.depthwise.depthwise(c_mid, &self.window);
+        let params = match &self.project {
+            Some(project) => BottleneckParams::new(depthwise, project.pointwise(c_mid, c_out)),
+            None => BottleneckParams::without_project(depthwise),
+        };
+        let params = params.residual(self.residual);
+        match (&self.expand, &self.stem) {
+            (Some(stem), Some(window)) => params.stem(stem.conv(c_in, c_mid, window)),
+            (Some(expand), None) => params.expand(expand.pointwise(c_in, c_mid)),
+            (None, _) => params,
         }
     }
 
     pub fn bound(&self, shape: Shape, output: Shape, input: &[f32]) -> Bound {
         let [c_in, c_mid, c_out] = self.c;
         let mut bound = Bound::exact(input);
-        if let Some(expand) = &self.expand {
-            bound = bound.pointwise(expand, c_in, c_mid, shape);
+        let mut middle = shape;
+        match (&self.expand, &self.stem) {
+            (Some(stem), Some(window)) => {
+                bound = bound.conv(stem, c_in, c_mid, window, shape);
+                middle = window.output(shape);
+            }
+            (Some(expand), None) => bound = bound.pointwise(expand, c_in, c_mid, shape),
+            (None, _) => {}
         }
-        bound = bound.depthwise(&self.depthwise, c_mid, &self.window, shape);
-        bound = bound.pointwise(&self.project, c_mid, c_out, output);
+        bound = bound.depthwise(&self.depthwise, c_mid, &self.window, middle);
+        if let Some(project) = &self.project {
+            bound = bound.pointwise(project, c_mid, c_out, output);
+        }
         if self.residual { bound.residual(input) } else { bound }
     }
 }

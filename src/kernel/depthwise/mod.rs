@@ -10,9 +10,9 @@ use core::ops::Range;
 
 use crate::activation::{Activation, Finish};
 use crate::kernel::parts::{Parts, by_image};
-use crate::pack::PackedDepthwise;
+use crate::pack::{PackedDepthwise, Tail};
 use crate::shape::Placed;
-use crate::simd::{Kernel, Lanes};
+use crate::simd::{Index, Kernel, Lanes};
 use tile::{Instance, Lines, Walk, largest, select};
 
 /// Some channel vectors of one image. Strides are in f32.
@@ -38,9 +38,14 @@ pub(crate) struct Args<'a> {
     pub(crate) vectors: usize,
     /// Vectors that are computed for a row of tiles before the next row.
     pub(crate) block: usize,
+    /// f32 by which the last vector stands nearer to the one before than a step.
+    pub(crate) input_overlap: usize,
+    pub(crate) output_overlap: usize,
     /// Channels of the last vector that exist in input and output, at least 1.
     pub(crate) input_lanes: usize,
     pub(crate) output_lanes: usize,
+    /// Where not both are whole: the input channel of each lane.
+    pub(crate) index: Index,
     pub(crate) finish: Finish,
 }
 
@@ -55,6 +60,12 @@ pub(crate) fn largest_tile<S: Lanes>(window: &Placed) -> [usize; 2] {
         ([7, 7], [2, 2], [1, 1]) => largest::<S, 7, 2>(),
         _ => largest::<S, 0, 0>(),
     }
+}
+
+/// The index of lanes `skip` and on, of which `times` in a row take the same of
+/// `channels` channels.
+pub(crate) fn index(channels: usize, times: usize, skip: usize) -> Index {
+    core::array::from_fn(|lane| ((skip + lane) / times).min(channels - 1) as i32)
 }
 
 /// Computes the output rows `rows`.
@@ -99,16 +110,10 @@ struct Strip {
 
 impl Strip {
     fn new(window: &Placed, columns: usize, column: usize, tiles: usize) -> Self {
-        let (stride, left) = (window.stride[1], window.before[1]);
-        let extent = (window.kernel[1] - 1) * window.dilation[1] + 1;
-        // Tile i is inside where left <= (column + i * columns) * stride and
-        // (column + (i + 1) * columns - 1) * stride + extent <= left + width.
-        let start = left.div_ceil(stride).saturating_sub(column).div_ceil(columns).min(tiles);
-        let end = (left + window.input.width)
-            .checked_sub(extent)
-            .and_then(|last| (last / stride + 1).checked_sub(column))
-            .map_or(0, |fit| fit / columns)
-            .clamp(start, tiles);
+        // Tile i is inside where its outputs from column + i * columns on are.
+        let whole = window.whole(1);
+        let start = whole.start.saturating_sub(column).div_ceil(columns).min(tiles);
+        let end = (whole.end.saturating_sub(column) / columns).clamp(start, tiles);
         Self { columns, column, tiles, inside: start..end }
     }
 
@@ -132,17 +137,26 @@ impl Strip {
             let column = self.column + i * self.columns;
             // The first tap may lie to the left of the image: hence wrapping.
             let first = (column * window.stride[1]).wrapping_sub(left);
+            let overlap = |last: bool| {
+                if last { [args.input_overlap, args.output_overlap] } else { [0; 2] }
+            };
+            let [back_in, back_out] = overlap(v + 1 == args.vectors);
             Walk {
                 lines,
                 tiles: vectors.len(),
-                input: first.wrapping_mul(args.input_column).wrapping_add(v * args.input_vector),
+                input: first
+                    .wrapping_mul(args.input_column)
+                    .wrapping_add(v * args.input_vector)
+                    .wrapping_sub(back_in),
                 output: lines
                     .output
-                    .wrapping_add(column * args.output_column + v * args.output_vector),
+                    .wrapping_add(column * args.output_column + v * args.output_vector)
+                    .wrapping_sub(back_out),
                 weights: args.weights.wrapping_add(v * taps),
                 bias: args.bias.wrapping_add(v * S::LANES),
                 input_step: args.input_vector,
                 output_step: args.output_vector,
+                overlap: overlap(vectors.end == args.vectors),
                 weights_step: taps,
                 bias_step: S::LANES,
                 inside,
@@ -171,6 +185,7 @@ impl Strip {
                     tiles: inside.len(),
                     input_step: self.columns * window.stride[1] * args.input_column,
                     output_step: self.columns * args.output_column,
+                    overlap: [0; 2],
                     weights_step: 0,
                     bias_step: 0,
                     ..across(inside.start, v, everywhere.clone())
@@ -258,26 +273,32 @@ impl Kernel for Run<'_> {
 
     fn run<S: Lanes>(self, s: S) {
         let Layer { packed, activation, window, band, parts, .. } = self.layer;
-        let &PackedDepthwise { channels, taps, ref weights, ref bias } = packed;
+        let &PackedDepthwise { channels, multiplier, taps, ref weights, ref bias } = packed;
         let (input, output) = (window.input, window.output);
-        let total = channels.div_ceil(S::LANES);
-        let [rows, vectors] = parts.ranges(self.task, [output.batch * output.height, total]);
+        let total = units(channels, S::LANES);
+        let [rows, mut vectors] = parts.ranges(self.task, [output.batch * output.height, total]);
         if vectors.is_empty() {
             return;
         }
+        let [mut overlap, lanes] = [0, channels.min(S::LANES)];
+        if vectors.end == total {
+            vectors.end = channels.div_ceil(S::LANES);
+            overlap = Tail::Overlap.overlap(channels, S::LANES);
+        }
         let first = vectors.start * S::LANES;
-        let lanes = S::LANES.min(channels - (vectors.end - 1) * S::LANES);
+        let c_in = channels / multiplier;
         for (image, rows) in by_image(rows, output.height) {
             for top in rows.clone().step_by(band) {
+                let rows = top..(top + band).min(rows.end);
                 // SAFETY: `new` has vouched for all rows and channels.
                 unsafe {
-                    let image_in = image * input.height * input.width * channels;
+                    let image_in = image * input.height * input.width * c_in;
                     let row_out = (image * output.height + top) * output.width * channels;
                     let args = Args {
                         window,
-                        input: self.layer.input.add(image_in + first),
-                        input_row: input.width * channels,
-                        input_column: channels,
+                        input: self.layer.input.add(image_in),
+                        input_row: input.width * c_in,
+                        input_column: c_in,
                         input_vector: S::LANES,
                         ring: input.height,
                         output: self.layer.output.add(row_out + first),
@@ -288,13 +309,67 @@ impl Kernel for Run<'_> {
                         bias: bias.as_ptr().add(first),
                         vectors: vectors.len(),
                         block: vectors.len(),
+                        input_overlap: overlap,
+                        output_overlap: overlap,
                         input_lanes: lanes,
                         output_lanes: lanes,
+                        index: index(lanes, 1, 0),
                         finish: activation.finish(),
                     };
-                    self::rows(s, &args, top..(top + band).min(rows.end));
+                    if multiplier == 1 {
+                        let input = args.input.add(first);
+                        self::rows(s, &Args { input, ..args }, rows);
+                    } else {
+                        multiplied(s, &args, [multiplier, first], rows);
+                    }
                 }
             }
+        }
+    }
+}
+
+/// Into how many parts channels can be cut: vectors, of which the last two are one
+/// part where they overlap.
+pub(crate) fn units(channels: usize, lanes: usize) -> usize {
+    (channels / lanes).max(1)
+}
+
+/// As [`rows`], where each input channel gives `multiplier` outputs: vector by
+/// vector from output channel `first` on, whose lanes load the channels that they
+/// share. The input is at channel 0.
+///
+/// # Safety
+/// As for [`rows`].
+unsafe fn multiplied<S: Lanes>(
+    s: S,
+    args: &Args<'_>,
+    [multiplier, first]: [usize; 2],
+    rows: Range<usize>,
+) {
+    let taps = args.window.kernel[0] * args.window.kernel[1];
+    for row in rows.clone() {
+        for vector in 0..args.vectors {
+            let overlap = if vector + 1 == args.vectors { args.output_overlap } else { 0 };
+            let at = vector * S::LANES;
+            let output = (row - rows.start) * args.output_row + at;
+            let lane = first + at - overlap;
+            let (channel, skip) = (lane / multiplier, lane % multiplier);
+            let channels = (skip + args.output_lanes).div_ceil(multiplier);
+            let args = Args {
+                input: args.input.wrapping_add(channel),
+                output: args.output.wrapping_add(output).wrapping_sub(overlap),
+                weights: args.weights.wrapping_add(at * taps),
+                bias: args.bias.wrapping_add(at),
+                vectors: 1,
+                block: 1,
+                input_overlap: 0,
+                output_overlap: 0,
+                input_lanes: channels,
+                index: index(channels, multiplier, skip),
+                ..*args
+            };
+            // SAFETY: passed on; the lanes' channels are among the input's.
+            unsafe { self::rows(s, &args, row..row + 1) }
         }
     }
 }

@@ -64,12 +64,8 @@ impl Lines {
         let top = row * window.stride[0];
         let mut lines = [core::ptr::null(); MAX_LINES];
         if K == 0 {
-            // Tap rows inside: 0 <= top + ky * dilation - before < height.
-            let dilation = window.dilation[0];
-            let end = (height + before).saturating_sub(top);
-            let taps = before.saturating_sub(top).div_ceil(dilation)
-                ..end.div_ceil(dilation).min(window.kernel[0]);
-            let slot = (top + taps.start * dilation).wrapping_sub(before) % args.ring;
+            let taps = window.taps(0, row);
+            let slot = (top + taps.start * window.dilation[0]).wrapping_sub(before) % args.ring;
             return Self { output, lines, whole: true, taps, slot };
         }
         let mut slot = top.saturating_sub(before) % args.ring;
@@ -100,6 +96,8 @@ pub(super) struct Walk<'a> {
     /// From tile to tile, in f32.
     pub(super) input_step: usize,
     pub(super) output_step: usize,
+    /// By how much the last step in input and output is shorter.
+    pub(super) overlap: [usize; 2],
     pub(super) weights_step: usize,
     pub(super) bias_step: usize,
     /// Columns from the first tap's that are inside the image.
@@ -168,7 +166,7 @@ unsafe fn walk<
         || {
             let (mut input, mut output) = (walk.input, walk.output);
             let (mut weights, mut bias) = (walk.weights, walk.bias);
-            for _ in 0..walk.tiles {
+            for left in (0..walk.tiles).rev() {
                 // SAFETY: bias and weights are packed in whole vectors.
                 let mut acc = unsafe { [[s.load(bias); C]; R] };
                 // SAFETY: lines are inside the image or null, columns outside are skipped.
@@ -210,7 +208,7 @@ unsafe fn walk<
                     for (c, &y) in row.iter().enumerate() {
                         // SAFETY: this row and column of the tile are among the output's.
                         unsafe {
-                            if NARROW {
+                            if NARROW && args.output_lanes < S::LANES {
                                 s.store_first(at(r, c), y, args.output_lanes);
                             } else {
                                 s.store(at(r, c), y);
@@ -225,8 +223,9 @@ unsafe fn walk<
                         unsafe { activate(s, args, activation, at(r, 0), C, lanes) }
                     }
                 }
-                input = input.wrapping_add(walk.input_step);
-                output = output.wrapping_add(walk.output_step);
+                let [x, y] = if left == 1 { walk.overlap } else { [0; 2] };
+                input = input.wrapping_add(walk.input_step - x);
+                output = output.wrapping_add(walk.output_step - y);
                 weights = weights.wrapping_add(walk.weights_step);
                 bias = bias.wrapping_add(walk.bias_step);
             }
@@ -356,25 +355,40 @@ unsafe fn any_window<S: Lanes, const NARROW: bool, const C: usize>(
 ) {
     let Placed { kernel, stride, dilation, .. } = *args.window;
     let inside = &walk.inside;
-    let all_inside =
-        inside.start == 0 && inside.end > (C - 1) * stride[1] + (kernel[1] - 1) * dilation[1];
+    // Strides beyond the image have one column, and no step.
+    let step = stride[1].wrapping_mul(args.input_column);
     let mut slot = walk.lines.slot;
     for ky in walk.lines.taps.clone() {
-        let input = args.input.wrapping_add(slot * args.input_row).wrapping_add(offset);
+        let mut input = args.input.wrapping_add(slot * args.input_row).wrapping_add(offset);
         for kx in 0..kernel[1] {
             // SAFETY: one of the window's taps.
             let w = unsafe { s.load(weights.add((ky * kernel[1] + kx) * S::LANES)) };
-            for (c, acc) in acc.iter_mut().enumerate() {
-                let x = c * stride[1] + kx * dilation[1];
-                if all_inside || inside.contains(&x) {
-                    let p = input.wrapping_add(x * args.input_column);
-                    // SAFETY: `p` is a pixel inside the image, valid for input_lanes.
-                    let x = unsafe {
-                        if NARROW { s.load_first(p, args.input_lanes) } else { s.load(p) }
-                    };
-                    *acc = s.mul_add(x, w, *acc);
+            let tap = |c: usize, acc: &mut S::V| {
+                let p = input.wrapping_add(c * step);
+                // SAFETY: called for pixels inside the image, valid for input_lanes.
+                let x = unsafe {
+                    if NARROW {
+                        s.load_indexed(p, args.input_lanes, &args.index)
+                    } else {
+                        s.load(p)
+                    }
+                };
+                *acc = s.mul_add(x, w, *acc);
+            };
+            // Most taps are inside for all columns, and need not ask for each.
+            let first = kx * dilation[1];
+            if inside.start <= first && first + (C - 1) * stride[1] < inside.end {
+                for (c, acc) in acc.iter_mut().enumerate() {
+                    tap(c, acc);
+                }
+            } else {
+                for (c, acc) in acc.iter_mut().enumerate() {
+                    if inside.contains(&(first + c * stride[1])) {
+                        tap(c, acc);
+                    }
                 }
             }
+            input = input.wrapping_add(dilation[1] * args.input_column);
         }
         slot += dilation[0];
         if slot >= args.ring {
