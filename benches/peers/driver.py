@@ -109,6 +109,8 @@ def prepare(workload, with_tflite):
     """Writes the workload's tensors and models; gives their folder and the expected output."""
     folder = WORK / "cases" / workload.name
     folder.mkdir(parents=True, exist_ok=True)
+    if workload.kind == "net":
+        return folder, workload.prepare(folder)
     x, weights = workloads.tensors(workload)
     workloads.save(folder, x, weights)
     (folder / "model.onnx").write_bytes(models.onnx_model(workload, weights))

@@ -1,7 +1,7 @@
 """Times mbconv and other libraries in turn on the same layers and blocks; README.md says how.
 
     python3 benches/peers/run.py [--only SUBSTRING...] [--libraries NAME,NAME] [--threads 1,2]
-                                 [--rounds N] [--isa avx2|avx512] [--out DIR]
+                                 [--rounds N] [--isa avx2|avx512] [--network DIR] [--out DIR]
 
 Exits with 1 when a library's output is wrong or its worker fails; a library that cannot be
 installed is named and left out.
@@ -25,6 +25,7 @@ def arguments():
     add("--threads", default="1,2", help="default: 1,2")
     add("--rounds", type=int, default=5, help="default: 5")
     add("--isa", choices=["avx2", "avx512"], help="narrows mbconv and oneDNN; no other peer can be")
+    add("--network", type=Path, metavar="DIR", help="EfficientNet-Lite0's files: times it, too")
     add("--out", type=Path, default=WORK, metavar="DIR", help="default: target/peers")
     options = parser.parse_args()
     names = [p.name for p in PEERS]
@@ -62,7 +63,10 @@ def main():
     import report
     import workloads
     from driver import measure
+    from network import Network
     chosen = workloads.read(options.only)
+    if options.network:
+        chosen.append(Network(options.network.resolve()))
     if not chosen:
         sys.exit("error: no workload has that in its name")
     LOG.mkdir(parents=True, exist_ok=True)

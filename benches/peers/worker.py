@@ -59,7 +59,8 @@ class Openvino:
         from openvino.preprocess import PrePostProcessor
         model = openvino.Core().read_model(folder / "model.onnx")
         ends = PrePostProcessor(model)
-        for end in ends.input(), ends.output():
+        images = [ends.input()] + [ends.output()] * (len(model.output(0).shape) == 4)
+        for end in images:
             end.model().set_layout(openvino.Layout("NCHW"))
             end.tensor().set_layout(openvino.Layout("NHWC"))
         compiled = openvino.compile_model(ends.build(), "CPU", {

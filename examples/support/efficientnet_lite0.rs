@@ -68,6 +68,7 @@ pub(crate) fn load(
 }
 
 /// What the network takes, from 8-bit RGB.
+#[allow(dead_code, reason = "not every program that shares this module has photos")]
 pub(crate) fn normalise(rgb: &[u8]) -> Vec<f32> {
     rgb.iter().map(|&v| (f32::from(v) - 127.0) / 128.0).collect()
 }

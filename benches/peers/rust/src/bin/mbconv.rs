@@ -1,7 +1,12 @@
 //! mbconv itself, and what the machine can do at best.
 
+#[path = "../../../../../examples/support/efficientnet_lite0.rs"]
+mod efficientnet_lite0;
+
 use std::hint::black_box;
 use std::time::Instant;
+
+use efficientnet_lite0::network::Network;
 
 use mbconv::{
     Activation, BottleneckParams, BottleneckPlan, Depthwise, DepthwiseParams, DepthwisePlan,
@@ -14,6 +19,7 @@ enum Plan {
     Pointwise(PointwisePlan),
     Depthwise(DepthwisePlan),
     Bottleneck(BottleneckPlan, Scratch),
+    Network(Box<Network>),
 }
 
 struct Mbconv {
@@ -78,6 +84,11 @@ impl Plan {
                 let (len, scratch) = (plan.output_len(), plan.scratch());
                 (Self::Bottleneck(plan, scratch), len)
             }
+            "net" => {
+                let weights = std::fs::read(case.path("model.safetensors"))?;
+                let network = efficientnet_lite0::load(&weights, Isa::detect()?, Schedule::Auto)?;
+                (Self::Network(Box::new(network)), case.c_out)
+            }
             _ => return Err(case.unsupported()),
         })
     }
@@ -97,6 +108,7 @@ impl Engine for Mbconv {
             Plan::Pointwise(plan) => plan.run(x, y)?,
             Plan::Depthwise(plan) => plan.run(x, y)?,
             Plan::Bottleneck(plan, scratch) => plan.run(x, y, scratch)?,
+            Plan::Network(network) => y.copy_from_slice(network.run(x)?),
         }
         black_box(y);
         Ok(())
