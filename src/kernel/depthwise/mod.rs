@@ -76,14 +76,38 @@ pub(crate) fn index(channels: usize, times: usize, skip: usize) -> Index {
 /// `output_lanes` wide; the output overlaps nothing else, and no other thread
 /// touches it.
 pub(crate) unsafe fn rows<S: Lanes>(s: S, args: &Args<'_>, rows: Range<usize>) {
-    let window = args.window;
-    let run = match (window.kernel, window.stride, window.dilation) {
-        ([3, 3], [1, 1], [1, 1]) => run::<S, 3, 1, false>,
-        ([3, 3], [2, 2], [1, 1]) => run::<S, 3, 2, false>,
-        ([5, 5], [1, 1], [1, 1]) => run::<S, 5, 1, false>,
-        ([5, 5], [2, 2], [1, 1]) => run::<S, 5, 2, false>,
-        ([7, 7], [1, 1], [1, 1]) => run::<S, 7, 1, false>,
-        ([7, 7], [2, 2], [1, 1]) => run::<S, 7, 2, false>,
+    let Placed { output, stride, dilation: [_, dilation], .. } = *args.window;
+    if dilation == 1 || stride[1] != 1 {
+        // SAFETY: passed on.
+        return unsafe { neighbours(s, args, rows) };
+    }
+    for phase in 0..dilation.min(output.width) {
+        let (window, column) = args.window.phase(phase);
+        let args = Args {
+            window: &window,
+            input: args.input.wrapping_add(column * args.input_column),
+            input_column: dilation * args.input_column,
+            output: args.output.wrapping_add(phase * args.output_column),
+            output_column: dilation * args.output_column,
+            ..*args
+        };
+        // SAFETY: passed on; the columns of all phases are those of the window.
+        unsafe { neighbours(s, &args, rows.clone()) };
+    }
+}
+
+/// As [`rows`], best where taps are neighbours: the choice of the instance.
+unsafe fn neighbours<S: Lanes>(s: S, args: &Args<'_>, rows: Range<usize>) {
+    let Placed { kernel: [height, width], stride, dilation, .. } = *args.window;
+    // Of a window that is less tall than wide, the missing tap rows are skipped
+    // like those outside the image.
+    let run = match (width, stride[1], dilation[1]) {
+        (3, 1, 1) if height <= 3 => run::<S, 3, 1, false>,
+        (3, 2, 1) if height <= 3 => run::<S, 3, 2, false>,
+        (5, 1, 1) if height <= 5 => run::<S, 5, 1, false>,
+        (5, 2, 1) if height <= 5 => run::<S, 5, 2, false>,
+        (7, 1, 1) if height <= 7 => run::<S, 7, 1, false>,
+        (7, 2, 1) if height <= 7 => run::<S, 7, 2, false>,
         _ => run::<S, 0, 0, false>,
     };
     let narrow = args.input_lanes.min(args.output_lanes) < S::LANES;
@@ -198,8 +222,8 @@ impl Strip {
     }
 }
 
-/// Rows of tiles for a `K` x `K` window with both strides `ST`; `K = 0` is any
-/// window. `NARROW` is for a vector that is not whole.
+/// Rows of tiles for a window of at most `K` rows of `K` neighbouring taps with
+/// horizontal stride `ST`; `K = 0` is any window. `NARROW` is for a vector that is not whole.
 unsafe fn run<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
     s: S,
     args: &Args<'_>,
@@ -208,7 +232,10 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
 ) {
     let window = args.window;
     let width = window.output.width;
-    let [tallest, widest] = const { largest::<S, K, ST>() };
+    let [mut tallest, widest] = const { largest::<S, K, ST>() };
+    if (window.kernel[0], window.stride[0], window.dilation[0]) != (K, ST, 1) {
+        tallest = 1;
+    }
     // Tiles of 7 columns, as the maps of most networks divide, else of 4; then
     // what is left over.
     let columns = if widest >= 7 && width.is_multiple_of(7) { 7 } else { 4 };
