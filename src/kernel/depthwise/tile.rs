@@ -8,7 +8,7 @@ use core::ops::Range;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::Args;
-use crate::activation::{Activation, Finish};
+use crate::activation::Finish;
 use crate::shape::Placed;
 use crate::simd::Lanes;
 
@@ -16,10 +16,10 @@ use crate::simd::Lanes;
 const MAX_LINES: usize = 8;
 const MAX_COLUMNS: usize = 19;
 
-/// The rows and columns of the largest tile of a `K` x `K` window with strides
-/// `ST`; `K = 0` is any window.
-pub(super) const fn largest<S: Lanes, const K: usize, const ST: usize>() -> [usize; 2] {
-    match (K, ST) {
+/// The rows and columns of the largest tile of a `k` x `k` window with both strides
+/// `stride`; `k = 0` is any window.
+pub(super) const fn largest<S: Lanes>(k: usize, stride: usize) -> [usize; 2] {
+    match (k, stride) {
         (0, _) => [1, 7],
         (3, 1) => S::DEPTHWISE_TILES[0],
         (3, _) => S::DEPTHWISE_TILES[1],
@@ -153,7 +153,7 @@ unsafe fn walk<
 ) {
     // Instances that no tile asks for are empty.
     if const {
-        let [rows, columns] = largest::<S, K, ST>();
+        let [rows, columns] = largest::<S>(K, ST);
         R > rows || C > columns || !EDGE && (K == 0 || !row_fits::<S>(K, ST, R, C))
     } {
         return;
@@ -216,11 +216,11 @@ unsafe fn walk<
                         }
                     }
                 }
-                if let Finish::Apply(activation) = finish {
+                if let Finish::Apply(_) = finish {
                     let lanes = if NARROW { args.output_lanes } else { S::LANES };
                     for r in 0..R {
                         // SAFETY: the pixels just written.
-                        unsafe { activate(s, args, activation, at(r, 0), C, lanes) }
+                        unsafe { activate(s, args, at(r, 0), C, lanes) }
                     }
                 }
                 input = input.wrapping_add(walk.input_step);
@@ -410,11 +410,12 @@ unsafe fn any_window<S: Lanes, const NARROW: bool, const C: usize>(
 unsafe fn activate<S: Lanes>(
     s: S,
     args: &Args<'_>,
-    activation: Activation,
     output: *mut f32,
     columns: usize,
     lanes: usize,
 ) {
+    // Read here: an argument would be copied by vectors ahead of the taps.
+    let Finish::Apply(activation) = args.finish else { return };
     s.enter(
         #[inline(always)]
         || {
