@@ -354,6 +354,7 @@ impl Block<'_> {
                     a_block: S::LANES,
                     k: c_in,
                     b: stage.packed.weights.as_ptr().add(panel.first * S::LANES * c_in),
+                    ahead: panel.vectors * S::LANES * c_in,
                     c: self
                         .expanded
                         .add((panel.first - slab.start) * plane + slot * width * S::LANES),
@@ -506,6 +507,7 @@ impl Block<'_> {
                         .weights
                         .as_ptr()
                         .add(first * c_in + channels.start * panel.vectors * S::LANES),
+                    ahead: panel.vectors * S::LANES * c_in,
                     c: y.add(pixels.start * c_out + first),
                     c_row: c_out,
                     c_vector: S::LANES,

@@ -50,6 +50,8 @@ pub(crate) struct Args {
     pub(crate) k: usize,
     /// The panel's packed weights, from the first of those channels on.
     pub(crate) b: *const f32,
+    /// The distance from there to the next panel's.
+    pub(crate) ahead: usize,
     /// Output: pixel `r`, vector `v` is at `r * c_row + v * c_vector`.
     pub(crate) c: *mut f32,
     pub(crate) c_row: usize,
@@ -65,6 +67,11 @@ pub(crate) struct Args {
     /// None: more channels follow, the raw sums are stored.
     pub(crate) epilogue: Option<Epilogue>,
 }
+
+/// f32 of a cache line.
+const LINE: usize = 16;
+/// Tiles that share the asking for the next panel's weights.
+const AHEAD: usize = 4;
 
 /// The three pointers that move from tile to tile.
 #[derive(Clone, Copy)]
@@ -179,9 +186,9 @@ unsafe fn run<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
         #[inline(always)]
         || {
             let mut at = start;
-            for _ in 0..tiles {
+            for i in 0..tiles {
                 // SAFETY: the caller vouches for `tiles` tiles.
-                unsafe { tile::<S, MR, NV, TAIL>(s, args, at) };
+                unsafe { tile::<S, MR, NV, TAIL>(s, args, at, i) };
                 at = at.skip(args, MR);
             }
         },
@@ -195,6 +202,7 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
     s: S,
     args: &Args,
     at: Cursor,
+    turn: usize,
 ) {
     let c = |r: usize, v: usize| at.c.wrapping_add(r * args.c_row + v * args.c_vector);
     let load = |v: usize, p: *const f32| {
@@ -234,6 +242,9 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
     }
 
     let (mut a, mut b) = (at.a, args.b);
+    // The lines of the next panel that this tile asks for: four tiles ask for all.
+    let lines = const { (K_STEP * NV * S::LANES / LINE).div_ceil(AHEAD) };
+    let ahead = args.ahead + turn % AHEAD * lines * LINE;
     // SAFETY: every address is of a pixel r < MR and a channel below k, or of
     // that channel's NV vectors of weights.
     unsafe {
@@ -246,6 +257,9 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
                     }
                 } else {
                     s.rank_update(&mut acc, a, args.a_row, b);
+                }
+                for i in 0..lines {
+                    s.prefetch(b.wrapping_add(ahead + i * LINE));
                 }
                 b = b.add(K_STEP * NV * S::LANES);
             }
@@ -434,6 +448,7 @@ impl Kernel for Layer<'_> {
                         a_block: S::LANES,
                         k: c_in,
                         b: weights.as_ptr().add(first * c_in),
+                        ahead: width * c_in,
                         c: self.output.add(start * c_out + first),
                         c_row: c_out,
                         c_vector: S::LANES,

@@ -1,6 +1,6 @@
 //! AVX2 with FMA: 8 lanes, 16 registers.
 
-use core::arch::x86_64::{__m256, __m256i};
+use core::arch::x86_64::{__m256, __m256i, _MM_HINT_T1, _mm_prefetch};
 
 use super::{Index, Lanes, MAX_VECTORS};
 
@@ -48,6 +48,11 @@ unsafe impl Lanes for Avx2 {
         self.vectorize(f)
     }
 
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // SAFETY: a hint, which no address makes fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
         self.avx._mm256_set1_ps(x)

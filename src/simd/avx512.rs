@@ -1,6 +1,6 @@
 //! AVX-512: 16 lanes, 32 registers.
 
-use core::arch::x86_64::__m512;
+use core::arch::x86_64::{__m512, _MM_HINT_T1, _mm_prefetch};
 
 use super::{Index, Lanes, MAX_VECTORS};
 
@@ -48,6 +48,11 @@ unsafe impl Lanes for Avx512 {
         self.vectorize(f)
     }
 
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // SAFETY: a hint, which no address makes fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         self.avx512f._mm512_set1_ps(x)

@@ -105,6 +105,10 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for writing `LANES` f32; no alignment is asked.
     unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// Asks for the cache line at `p`, into the second level; `p` need not be
+    /// valid. Nothing where stable Rust has no such instruction.
+    #[inline(always)]
+    fn prefetch(self, _p: *const f32) {}
     /// Lanes from `n` on are zero.
     ///
     /// # Safety
