@@ -212,6 +212,22 @@ impl Placed {
         start..end.max(start)
     }
 
+    /// Every `dilation`-th output of a row from `phase` on, where the horizontal
+    /// stride is 1: a window of neighbouring taps over every `dilation`-th column.
+    /// Gives the first of those columns, too.
+    pub(crate) fn phase(&self, phase: usize) -> (Self, usize) {
+        let (dilation, before) = (self.dilation[1], self.before[1]);
+        // Output phase + dilation * i reads from phase + dilation * i - before on.
+        let first = (phase + dilation - before % dilation) % dilation;
+        let every = |size: usize, from: usize| size.saturating_sub(from).div_ceil(dilation);
+        let mut window = *self;
+        window.input.width = every(self.input.width, first);
+        window.output.width = every(self.output.width, phase);
+        window.dilation[1] = 1;
+        window.before[1] = (before + first - phase) / dilation;
+        (window, first)
+    }
+
     /// The outputs along an axis whose taps are all inside the image.
     pub(crate) fn whole(&self, axis: usize) -> Range<usize> {
         let size = [self.input.height, self.input.width][axis];

@@ -102,11 +102,13 @@ impl Core {
         let tiles = width as f64 / wide as f64;
         let [height, taps] = [window.kernel[0], window.kernel[0] * window.kernel[1]];
         let row = |rows: usize| {
-            let columns = (wide - 1) * window.stride[1] + window.kernel[1];
-            let loads = ((rows - 1) * window.stride[0] + height) * columns + taps;
+            // In floats: strides may be far beyond the image.
+            let [down, across] = window.stride.map(|n| n as f64);
+            let columns = (wide - 1) as f64 * across + window.kernel[1] as f64;
+            let loads = ((rows - 1) as f64 * down + height as f64) * columns + taps as f64;
             let outputs = (rows * wide) as f64;
             let sums = outputs * (taps as f64 / MULTIPLY_ADDS + OUTPUT);
-            TILE_ROW + tiles * (WINDOW + sums + loads as f64 * LOAD)
+            TILE_ROW + tiles * (WINDOW + sums + loads * LOAD)
         };
         (rows / tall) as f64 * row(tall) + (rows % tall) as f64 * row(1)
     }
@@ -177,7 +179,9 @@ impl Problem<'_> {
         let mut stream = |bytes: f64, distance| data += bytes * caches.cycles_per_byte(distance);
         // Weights again for each band; outputs as partial sums, from slab to slab.
         stream((bands - 1.0) * slabs * weights, turn);
-        stream(2.0 * (slabs - 1.0) * thin_out, pass);
+        if self.project {
+            stream(2.0 * (slabs - 1.0) * thin_out, pass);
+        }
         if self.expand {
             // The input again for each slab, and within it for each panel.
             let near = thin_in / bands + if tile.interleaved { share } else { 0.0 };

@@ -49,17 +49,25 @@ pub(crate) struct Args<'a> {
     pub(crate) finish: Finish,
 }
 
+/// The size and horizontal stride of the instance that computes a window: of at
+/// most as many rows as columns of taps, which are neighbours or, with stride 1,
+/// become it; 0 for any other.
+fn instance(window: &Placed) -> [usize; 2] {
+    let Placed { kernel: [height, width], stride: [_, stride], dilation, .. } = *window;
+    match (width, stride) {
+        (3 | 5 | 7, 1) if height <= width => [width, 1],
+        (3 | 5 | 7, 2) if height <= width && dilation[1] == 1 => [width, 2],
+        _ => [0, 0],
+    }
+}
+
 /// The rows and columns of the window's largest tile.
 pub(crate) fn largest_tile<S: Lanes>(window: &Placed) -> [usize; 2] {
-    match (window.kernel, window.stride, window.dilation) {
-        ([3, 3], [1, 1], [1, 1]) => largest::<S, 3, 1>(),
-        ([3, 3], [2, 2], [1, 1]) => largest::<S, 3, 2>(),
-        ([5, 5], [1, 1], [1, 1]) => largest::<S, 5, 1>(),
-        ([5, 5], [2, 2], [1, 1]) => largest::<S, 5, 2>(),
-        ([7, 7], [1, 1], [1, 1]) => largest::<S, 7, 1>(),
-        ([7, 7], [2, 2], [1, 1]) => largest::<S, 7, 2>(),
-        _ => largest::<S, 0, 0>(),
-    }
+    let [size, stride] = instance(window);
+    let [rows, columns] = largest::<S>(size, stride);
+    // Rows of other windows do not share their input rows as a tile has them.
+    let square = (window.kernel, window.stride, window.dilation[0]) == ([size; 2], [stride; 2], 1);
+    [if square { rows } else { 1 }, columns]
 }
 
 /// The index of lanes `skip` and on, of which `times` in a row take the same of
@@ -76,14 +84,35 @@ pub(crate) fn index(channels: usize, times: usize, skip: usize) -> Index {
 /// `output_lanes` wide; the output overlaps nothing else, and no other thread
 /// touches it.
 pub(crate) unsafe fn rows<S: Lanes>(s: S, args: &Args<'_>, rows: Range<usize>) {
-    let window = args.window;
-    let run = match (window.kernel, window.stride, window.dilation) {
-        ([3, 3], [1, 1], [1, 1]) => run::<S, 3, 1, false>,
-        ([3, 3], [2, 2], [1, 1]) => run::<S, 3, 2, false>,
-        ([5, 5], [1, 1], [1, 1]) => run::<S, 5, 1, false>,
-        ([5, 5], [2, 2], [1, 1]) => run::<S, 5, 2, false>,
-        ([7, 7], [1, 1], [1, 1]) => run::<S, 7, 1, false>,
-        ([7, 7], [2, 2], [1, 1]) => run::<S, 7, 2, false>,
+    let Placed { output, dilation: [_, dilation], .. } = *args.window;
+    if dilation == 1 || instance(args.window) == [0, 0] {
+        // SAFETY: passed on.
+        return unsafe { neighbours(s, args, rows) };
+    }
+    for phase in 0..dilation.min(output.width) {
+        let (window, column) = args.window.phase(phase);
+        let args = Args {
+            window: &window,
+            input: args.input.wrapping_add(column * args.input_column),
+            input_column: dilation * args.input_column,
+            output: args.output.wrapping_add(phase * args.output_column),
+            output_column: dilation * args.output_column,
+            ..*args
+        };
+        // SAFETY: passed on; the columns of all phases are those of the window.
+        unsafe { neighbours(s, &args, rows.clone()) };
+    }
+}
+
+/// As [`rows`], where taps are neighbours or there is no instance for the window.
+unsafe fn neighbours<S: Lanes>(s: S, args: &Args<'_>, rows: Range<usize>) {
+    let run = match instance(args.window) {
+        [3, 1] => run::<S, 3, 1, false>,
+        [3, _] => run::<S, 3, 2, false>,
+        [5, 1] => run::<S, 5, 1, false>,
+        [5, _] => run::<S, 5, 2, false>,
+        [7, 1] => run::<S, 7, 1, false>,
+        [7, _] => run::<S, 7, 2, false>,
         _ => run::<S, 0, 0, false>,
     };
     let narrow = args.input_lanes.min(args.output_lanes) < S::LANES;
@@ -198,8 +227,8 @@ impl Strip {
     }
 }
 
-/// Rows of tiles for a `K` x `K` window with both strides `ST`; `K = 0` is any
-/// window. `NARROW` is for a vector that is not whole.
+/// Rows of tiles for a window of at most `K` rows of `K` neighbouring taps with
+/// horizontal stride `ST`; `K = 0` is any window. `NARROW` is for a vector that is not whole.
 unsafe fn run<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
     s: S,
     args: &Args<'_>,
@@ -208,7 +237,7 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
 ) {
     let window = args.window;
     let width = window.output.width;
-    let [tallest, widest] = const { largest::<S, K, ST>() };
+    let [tallest, widest] = if K == 0 { largest::<S>(0, 0) } else { largest_tile::<S>(window) };
     // Tiles of 7 columns, as the maps of most networks divide, else of 4; then
     // what is left over.
     let columns = if widest >= 7 && width.is_multiple_of(7) { 7 } else { 4 };

@@ -8,7 +8,7 @@ use core::ops::Range;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::Args;
-use crate::activation::{Activation, Finish};
+use crate::activation::Finish;
 use crate::shape::Placed;
 use crate::simd::Lanes;
 
@@ -16,10 +16,10 @@ use crate::simd::Lanes;
 const MAX_LINES: usize = 8;
 const MAX_COLUMNS: usize = 19;
 
-/// The rows and columns of the largest tile of a `K` x `K` window with strides
-/// `ST`; `K = 0` is any window.
-pub(super) const fn largest<S: Lanes, const K: usize, const ST: usize>() -> [usize; 2] {
-    match (K, ST) {
+/// The rows and columns of the largest tile of a `k` x `k` window with both strides
+/// `stride`; `k = 0` is any window.
+pub(super) const fn largest<S: Lanes>(k: usize, stride: usize) -> [usize; 2] {
+    match (k, stride) {
         (0, _) => [1, 7],
         (3, 1) => S::DEPTHWISE_TILES[0],
         (3, _) => S::DEPTHWISE_TILES[1],
@@ -41,9 +41,9 @@ const fn row_fits<S: Lanes>(k: usize, stride: usize, rows: usize, columns: usize
 /// Where a row of tiles writes, and the input rows that it reads.
 pub(super) struct Lines {
     pub(super) output: *mut f32,
-    /// Null outside the image; for `K = 0` unused.
+    /// Null outside the image or the window; for `K = 0` unused.
     pub(super) lines: [*const f32; MAX_LINES],
-    /// Whether all of a tile's are inside.
+    /// Whether all of a tile's rows are there.
     pub(super) whole: bool,
     /// For `K = 0`: the tap rows inside the image, and the row of the input's
     /// buffer that the first of them reads.
@@ -68,14 +68,14 @@ impl Lines {
             let slot = (top + taps.start * window.dilation[0]).wrapping_sub(before) % args.ring;
             return Self { output, lines, whole: true, taps, slot };
         }
-        let mut slot = top.saturating_sub(before) % args.ring;
-        let mut whole = true;
-        for (i, line) in lines.iter_mut().enumerate().take((count - 1) * ST + K) {
-            if (before..height + before).contains(&(top + i)) {
-                *line = args.input.wrapping_add(slot * args.input_row);
-                slot = if slot + 1 == args.ring { 0 } else { slot + 1 };
-            } else {
-                whole = false;
+        let rows = (count - 1) * ST + window.kernel[0];
+        let mut whole = window.kernel[0] == K;
+        for (i, line) in lines.iter_mut().enumerate().take(rows) {
+            match (top + i * window.dilation[0]).checked_sub(before) {
+                Some(y) if y < height => {
+                    *line = args.input.wrapping_add(y % args.ring * args.input_row);
+                }
+                _ => whole = false,
             }
         }
         Self { output, lines, whole, taps: 0..0, slot: 0 }
@@ -153,7 +153,7 @@ unsafe fn walk<
 ) {
     // Instances that no tile asks for are empty.
     if const {
-        let [rows, columns] = largest::<S, K, ST>();
+        let [rows, columns] = largest::<S>(K, ST);
         R > rows || C > columns || !EDGE && (K == 0 || !row_fits::<S>(K, ST, R, C))
     } {
         return;
@@ -216,16 +216,19 @@ unsafe fn walk<
                         }
                     }
                 }
-                if let Finish::Apply(activation) = finish {
+                if let Finish::Apply(_) = finish {
                     let lanes = if NARROW { args.output_lanes } else { S::LANES };
                     for r in 0..R {
                         // SAFETY: the pixels just written.
-                        unsafe { activate(s, args, activation, at(r, 0), C, lanes) }
+                        unsafe { activate(s, args, at(r, 0), C, lanes) }
                     }
                 }
-                let [x, y] = if left == 1 { walk.overlap } else { [0; 2] };
-                input = input.wrapping_add(walk.input_step - x);
-                output = output.wrapping_add(walk.output_step - y);
+                input = input.wrapping_add(walk.input_step);
+                output = output.wrapping_add(walk.output_step);
+                if left == 1 {
+                    input = input.wrapping_sub(walk.overlap[0]);
+                    output = output.wrapping_sub(walk.overlap[1]);
+                }
                 weights = weights.wrapping_add(walk.weights_step);
                 bias = bias.wrapping_add(walk.bias_step);
             }
@@ -357,6 +360,8 @@ unsafe fn any_window<S: Lanes, const NARROW: bool, const C: usize>(
     let inside = &walk.inside;
     // Strides beyond the image have one column, and no step.
     let step = stride[1].wrapping_mul(args.input_column);
+    let last = (C - 1) * stride[1];
+    let all_inside = inside.start == 0 && last + (kernel[1] - 1) * dilation[1] < inside.end;
     let mut slot = walk.lines.slot;
     for ky in walk.lines.taps.clone() {
         let mut input = args.input.wrapping_add(slot * args.input_row).wrapping_add(offset);
@@ -377,7 +382,7 @@ unsafe fn any_window<S: Lanes, const NARROW: bool, const C: usize>(
             };
             // Most taps are inside for all columns, and need not ask for each.
             let first = kx * dilation[1];
-            if inside.start <= first && first + (C - 1) * stride[1] < inside.end {
+            if all_inside || inside.start <= first && first + last < inside.end {
                 for (c, acc) in acc.iter_mut().enumerate() {
                     tap(c, acc);
                 }
@@ -405,11 +410,12 @@ unsafe fn any_window<S: Lanes, const NARROW: bool, const C: usize>(
 unsafe fn activate<S: Lanes>(
     s: S,
     args: &Args<'_>,
-    activation: Activation,
     output: *mut f32,
     columns: usize,
     lanes: usize,
 ) {
+    // Read here: an argument would be copied by vectors ahead of the taps.
+    let Finish::Apply(activation) = args.finish else { return };
     s.enter(
         #[inline(always)]
         || {
