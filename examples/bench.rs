@@ -2,13 +2,15 @@
 //! given on the command line. `--help` says how.
 //!
 //! `cargo run --release --example bench -- [LIST|FILE|BLOCK]... [--isa ISA|all]...
-//! [--schedule SCHEDULE]... [--tiles] [--cold] [--rounds N] [--threads N] [--csv]`.
+//! [--schedule SCHEDULE]... [--tiles] [--cold] [--rounds N] [--threads N,N] [--csv]`.
 //! Exits with 2 when the command line or a file is wrong, with 1 when a run fails.
 
 #[path = "support/measure.rs"]
 mod measure;
-#[path = "support/schedule.rs"]
-mod schedule;
+#[path = "support/options.rs"]
+mod options;
+#[path = "support/pool.rs"]
+mod pool;
 #[path = "support/timing.rs"]
 mod timing;
 #[path = "support/workloads.rs"]
@@ -23,6 +25,7 @@ use std::process::ExitCode;
 use indicatif::{ProgressBar, ProgressStyle};
 use mbconv::{Isa, Schedule};
 use measure::{Method, Row, measure};
+use pool::Pool;
 use timing::Flush;
 use workloads::{Workload, lists};
 
@@ -47,7 +50,8 @@ usage: bench [LIST|FILE|BLOCK]... [OPTION]...
   --cold                walks over more memory than the caches hold before each call,
                         then lets the core settle with multiply-adds
   --rounds N            turns that each variant has (default: 21)
-  --threads N           1: there are no more yet
+  --threads N,N         numbers of threads, each a variant (default: 1); with 1 and
+                        others, holds their gain against that of multiply-adds alone
   --csv                 CSV on stdout, everything else on stderr
   --list                prints the lists
   --help                prints this
@@ -77,6 +81,7 @@ impl Request {
     fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, Box<dyn Error>> {
         let (mut workloads, mut isas, mut schedules) = (Vec::new(), Vec::new(), Vec::new());
         let (mut csv, mut tiles, mut cold, mut rounds) = (false, false, false, ROUNDS);
+        let mut threads = vec![1];
         let mut chosen = false;
         while let Some(argument) = arguments.next() {
             let name = argument.to_string_lossy();
@@ -91,12 +96,13 @@ impl Request {
                     "all" => isas.extend(Isa::available()),
                     name => isas.push(Isa::from_name(name)?),
                 },
-                "--schedule" => schedules.push(schedule::parse(&value()?)?),
-                "--rounds" => rounds = count("--rounds", &value()?)?,
-                "--threads" => match count("--threads", &value()?)? {
-                    1 => {}
-                    n => Err(format!("--threads {n}: there is only one thread so far"))?,
-                },
+                "--schedule" => schedules.push(options::schedule(&value()?)?),
+                "--rounds" => rounds = options::count("--rounds", &value()?)?,
+                "--threads" => {
+                    let counts = value()?;
+                    let counts = counts.split(',').map(|n| options::count("--threads", n));
+                    threads = counts.collect::<Result<_, _>>()?;
+                }
                 "--tiles" => tiles = true,
                 "--cold" => cold = true,
                 "--csv" => csv = true,
@@ -118,15 +124,12 @@ impl Request {
         } else if tiles && !schedules.contains(&Schedule::Auto) {
             schedules.push(Schedule::Auto);
         }
-        let method = Method { rounds, schedules, tiles, flush: cold.then(Flush::new) };
+        threads.sort_unstable();
+        threads.dedup();
+        let pools = threads.into_iter().map(Pool::new).collect();
+        let method = Method { rounds, schedules, pools, tiles, flush: cold.then(Flush::new) };
         Ok(Self::Run(Options { workloads, isas, method, csv }))
     }
-}
-
-/// A number that is at least 1.
-fn count(option: &str, text: &str) -> Result<usize, String> {
-    let number = text.parse().ok().filter(|&number| number > 0);
-    number.ok_or_else(|| format!("{option} is {text:?}, not a number from 1 on"))
 }
 
 /// The workloads of an argument. Kinds that are not supported are left out.
@@ -217,9 +220,9 @@ impl Report {
     }
 
     fn row(&self, workload: &str, isa: Isa, row: &Row, shown: bool) -> io::Result<()> {
-        let Row { variant, chosen, time, gflops, percent, gbps, .. } = row;
+        let Row { variant, threads, chosen, time, gflops, percent, gbps, .. } = row;
         self.csv(&format!(
-            "{},{variant},{isa},1,{:.3},{:.3},{gflops:.2},{percent:.2},{gbps:.2}",
+            "{},{variant},{isa},{threads},{:.3},{:.3},{gflops:.2},{percent:.2},{gbps:.2}",
             quoted(workload),
             time.median,
             time.min
@@ -235,7 +238,7 @@ impl Report {
             "{workload:<16} {variant:<28} {:<8} {:>7} {:>10.1} {:>10.1} {:>6.1}% {gflops:>8.1} \
              {percent:>6.1}% {gbps:>7.1}",
             isa.name(),
-            1,
+            threads,
             time.median,
             time.min,
             100.0 * time.spread
@@ -254,7 +257,7 @@ fn quoted(text: &str) -> String {
 
 /// What the best tile saves on `auto`, and auto's time relative to it.
 fn verdict(best: &Row, rows: &[Row]) -> Option<(String, f64)> {
-    let auto = rows.iter().find(|row| row.chosen.is_some())?;
+    let auto = rows.iter().find(|row| row.chosen.is_some() && row.threads == best.threads)?;
     let ratio = auto.time.median / best.time.median;
     let why = auto.explained.as_deref().unwrap_or_default();
     let [a, b] = [auto, best].map(|row| row.time.median);
@@ -263,6 +266,18 @@ fn verdict(best: &Row, rows: &[Row]) -> Option<(String, f64)> {
         format!("  best tile {best}: {b:.1} us; auto {a:.1} us, {ratio:.3} times that, {why}"),
         ratio,
     ))
+}
+
+/// How much faster some threads are than one, where both were timed: the best
+/// variant's gain, the multiply-adds', and the one relative to the other.
+fn gain(rows: &[Row], threads: usize) -> Option<[f64; 3]> {
+    let best = |threads| {
+        let rows = rows.iter().filter(|row| row.threads == threads && !row.candidate);
+        rows.min_by(|a, b| a.time.median.total_cmp(&b.time.median))
+    };
+    let (one, many) = (best(1)?, best(threads)?);
+    let [gain, limit] = [one.time.median / many.time.median, many.peak / one.peak];
+    Some([gain, limit, gain / limit])
 }
 
 fn bench(mut options: Options) -> Result<(), Box<dyn Error>> {
@@ -277,6 +292,7 @@ fn bench(mut options: Options) -> Result<(), Box<dyn Error>> {
     }
     report.head()?;
     let mut ratios: Vec<f64> = Vec::new();
+    let mut gains: Vec<f64> = Vec::new();
     for workload in &*workloads {
         report.progress.set_message(workload.name.clone());
         for &isa in &*isas {
@@ -292,13 +308,31 @@ fn bench(mut options: Options) -> Result<(), Box<dyn Error>> {
                 report.say(&text)?;
                 ratios.push(ratio);
             }
+            for threads in method.pools.iter().map(Pool::threads).filter(|&n| n > 1) {
+                if let Some([gain, limit, ratio]) = gain(&rows, threads) {
+                    report.say(&format!(
+                        "  {threads} threads: {gain:.2} times as fast as one, multiply-adds \
+                         alone {limit:.2}: {:.1}% of that",
+                        100.0 * ratio
+                    ))?;
+                    gains.push(ratio);
+                }
+            }
             report.progress.inc(1);
         }
     }
+    let mean = |v: &[f64]| (v.iter().map(|r| r.ln()).sum::<f64>() / v.len() as f64).exp();
     if let Some(worst) = ratios.iter().copied().reduce(f64::max) {
-        let mean = (ratios.iter().map(|r| r.ln()).sum::<f64>() / ratios.len() as f64).exp();
+        let mean = mean(&ratios);
         report.say(&format!(
             "auto against the best tile: {mean:.3} in the geometric mean, {worst:.3} at worst"
+        ))?;
+    }
+    if let Some(worst) = gains.iter().copied().reduce(f64::min) {
+        let mean = mean(&gains);
+        report.say(&format!(
+            "threads' gain against multiply-adds': {mean:.3} in the geometric mean, {worst:.3} at \
+             worst"
         ))?;
     }
     report.progress.finish_and_clear();

@@ -1,16 +1,18 @@
 //! Runs block cases and says how far each output is from the expected one.
 //!
 //! `cargo run --release --example check_case -- FILE... [--isa ISA]... [--schedule
-//! auto|fused|unfused|ROWSxCHANNELS] [--json]`; `--isa all` is every instruction
-//! set of this CPU. Exits with 1 when a case fails or is not supported, with 2
-//! when a file is not a case or the command line is wrong.
+//! auto|fused|unfused|ROWSxCHANNELS] [--threads N] [--json]`; `--isa all` is every
+//! instruction set of this CPU. Exits with 1 when a case fails or is not supported,
+//! with 2 when a file is not a case or the command line is wrong.
 
 #[path = "support/case.rs"]
 mod case;
 #[path = "support/deviation.rs"]
 mod deviation;
-#[path = "support/schedule.rs"]
-mod schedule;
+#[path = "support/options.rs"]
+mod options;
+#[path = "support/pool.rs"]
+mod pool;
 
 use core::error::Error;
 use std::ffi::OsString;
@@ -20,27 +22,29 @@ use std::process::ExitCode;
 
 use case::Case;
 use deviation::Deviation;
-use mbconv::{Isa, Schedule};
+use mbconv::{Isa, PlanOptions};
+use pool::Pool;
 use serde_json::json;
 
 const USAGE: &str = "\
 usage: check_case FILE... [--isa ISA|all]... [--schedule auto|fused|unfused|ROWSxCHANNELS]
-                  [--json]";
+                  [--threads N] [--json]";
 /// Relative to the largest expected output.
 const TOLERANCE: f64 = 2e-5;
 
 struct Options {
     files: Vec<PathBuf>,
     isas: Vec<Isa>,
-    schedule: Schedule,
     schedule_name: String,
+    plan: PlanOptions,
+    pool: Pool,
     json: bool,
 }
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, Box<dyn Error>> {
         let (mut files, mut isas, mut json) = (Vec::new(), Vec::new(), false);
-        let mut schedule_name = String::from("auto");
+        let (mut schedule_name, mut threads) = (String::from("auto"), 1);
         while let Some(argument) = arguments.next() {
             let mut value = || {
                 let value = arguments.next().and_then(|value| value.into_string().ok());
@@ -52,6 +56,7 @@ impl Options {
                     name => isas.push(Isa::from_name(name)?),
                 },
                 Some("--schedule") => schedule_name = value()?,
+                Some("--threads") => threads = options::count("--threads", &value()?)?,
                 Some("--json") => json = true,
                 Some(option) if option.starts_with('-') => Err(format!("no option {option}"))?,
                 _ => files.push(PathBuf::from(argument)),
@@ -63,8 +68,8 @@ impl Options {
         if isas.is_empty() {
             isas.push(Isa::detect()?);
         }
-        let schedule = schedule::parse(&schedule_name)?;
-        Ok(Self { files, isas, schedule, schedule_name, json })
+        let plan = PlanOptions::new().schedule(options::schedule(&schedule_name)?).threads(threads);
+        Ok(Self { files, isas, schedule_name, plan, pool: Pool::new(threads), json })
     }
 }
 
@@ -73,6 +78,7 @@ struct Report<'a> {
     file: &'a Path,
     kind: &'a str,
     schedule: &'a str,
+    threads: usize,
     result: Result<(Isa, String, Deviation), case::Error>,
 }
 
@@ -104,6 +110,7 @@ impl Report<'_> {
             "name": self.name(),
             "kind": self.kind,
             "schedule": self.schedule,
+            "threads": self.threads,
             "pass": self.passes(),
         });
         match &self.result {
@@ -122,7 +129,8 @@ impl Report<'_> {
 /// Reports a file on every instruction set; whether it passes on all.
 fn check(file: &Path, options: &Options) -> Result<bool, Box<dyn Error>> {
     let print = |kind: &str, result| {
-        let report = Report { file, kind, schedule: &options.schedule_name, result };
+        let (schedule, threads) = (&*options.schedule_name, options.pool.threads());
+        let report = Report { file, kind, schedule, threads, result };
         writeln!(stdout(), "{}", if options.json { report.json() } else { report.line() })?;
         Ok(report.passes())
     };
@@ -135,7 +143,7 @@ fn check(file: &Path, options: &Options) -> Result<bool, Box<dyn Error>> {
     };
     let mut good = true;
     for &isa in &options.isas {
-        let run = case.run(isa, options.schedule)?;
+        let run = case.run(&options.pool, isa, &options.plan)?;
         let deviation = Deviation::between(case.expected(), &run.output);
         good &= print(&case.kind, Ok((isa, run.kernel, deviation)))?;
     }

@@ -7,8 +7,8 @@
 
 #[path = "support/efficientnet_lite0.rs"]
 mod efficientnet_lite0;
-#[path = "support/schedule.rs"]
-mod schedule;
+#[path = "support/options.rs"]
+mod options;
 #[path = "support/timing.rs"]
 mod timing;
 
@@ -46,7 +46,7 @@ impl Options {
             match argument.to_str() {
                 Some("--weights") => weights = Some(PathBuf::from(value()?)),
                 Some("--isa") => isa = Some(Isa::from_name(&value()?.to_string_lossy())?),
-                Some("--schedule") => schedule = schedule::parse(&value()?.to_string_lossy())?,
+                Some("--schedule") => schedule = options::schedule(&value()?.to_string_lossy())?,
                 Some(option) if option.starts_with('-') => Err(format!("no option {option}"))?,
                 _ if photo.is_none() => photo = Some(PathBuf::from(argument)),
                 _ => Err("more than one photo")?,

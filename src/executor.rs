@@ -1,6 +1,6 @@
 //! Who runs the tasks that a plan is cut into.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::simd::FlushDenormals;
 
@@ -35,9 +35,9 @@ pub trait Executor {
     /// on any threads, and returns when all calls have returned. A call
     /// allocates nothing and waits for no other.
     ///
-    /// Only speed depends on this being kept: which task a call runs does not
-    /// depend on its number, calls too many do nothing, and what was not called
-    /// for runs on the caller's thread afterwards.
+    /// Only speed depends on this being kept: calls too many do nothing, and what
+    /// was not called for runs on the caller's thread afterwards. A number that
+    /// runs on the same thread each time finds its memory in that core's caches.
     fn run(&self, n_tasks: usize, run_task: &(dyn Fn(usize) + Sync));
 }
 
@@ -103,10 +103,13 @@ impl Executor for Rayon<'_> {
     }
 }
 
+/// More tasks than this are not made of one plan.
+pub(crate) const MOST_TASKS: usize = 256;
+
 /// Runs `task` once with each number below `n_tasks`, whatever the executor
 /// does, and returns when all are done. `flush` is for [`FlushDenormals`].
 ///
-/// Numbers are handed out here, so that no two calls ever get the same one.
+/// A number is claimed before it is run, so that no two calls ever run the same.
 ///
 /// # Panics
 ///
@@ -117,21 +120,20 @@ pub(crate) fn for_each(
     flush: bool,
     task: impl Fn(usize) + Sync,
 ) {
-    let (claimed, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let run_next = || {
-        let below = |n: usize| (n < n_tasks).then_some(n + 1);
-        let claim = claimed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below);
-        if let Ok(number) = claim {
-            let _guard = FlushDenormals::set(flush);
-            task(number);
-            done.fetch_add(1, Ordering::Release);
+    assert!(n_tasks <= MOST_TASKS);
+    let claimed = [const { AtomicU64::new(0) }; MOST_TASKS / 64];
+    let done = AtomicUsize::new(0);
+    let run = |number: usize| {
+        let bit = 1 << (number % 64);
+        if number >= n_tasks || claimed[number / 64].fetch_or(bit, Ordering::Relaxed) & bit != 0 {
+            return;
         }
-        claim.is_ok()
+        let _guard = FlushDenormals::set(flush);
+        task(number);
+        done.fetch_add(1, Ordering::Release);
     };
-    executor.run(n_tasks, &|_| {
-        run_next();
-    });
-    while run_next() {}
+    executor.run(n_tasks, &run);
+    (0..n_tasks).for_each(run);
     // Acquire: what the tasks wrote is there for the caller.
     assert_eq!(done.load(Ordering::Acquire), n_tasks, "a task has panicked");
 }

@@ -8,29 +8,27 @@ use core::ops::Range;
 use alloc::format;
 
 use crate::error::{Error, Result};
+use crate::executor::MOST_TASKS;
 use crate::kernel::bottleneck::{By, Cut, Tile};
 use crate::kernel::parts::{Axis, Parts, share};
 use crate::pack::Panel;
 use crate::schedule::{Core, Decision, PlanOptions, Problem, Schedule};
 use crate::shape::{Placed, Shape};
 
-/// More tasks than this are not made of one plan.
-const MOST: usize = 256;
-
 // Costs are counted in multiply-adds of vectors, of which a core does about 8 in
 // a nanosecond.
 /// A vector that another core has written.
-const TRANSFER: u64 = 16;
+const TRANSFER: u64 = 12;
 /// A vector of weights, which every task reads for itself.
 const WEIGHTS: u64 = 4;
-/// To hand out tasks once more and wait for all of them: 1 us.
-const PHASE: u64 = 8000;
+/// To hand out tasks once more and wait for all of them: half a microsecond.
+const PHASE: u64 = 4000;
 
 /// The number of tasks that the options ask for.
 pub(crate) fn tasks(options: &PlanOptions) -> Result<usize> {
     match options.threads {
         0 => Err(Error::ZeroSize { what: "threads" }),
-        threads => Ok(threads.min(MOST)),
+        threads => Ok(threads.min(MOST_TASKS)),
     }
 }
 
@@ -88,20 +86,13 @@ impl Work<'_> {
         let units = if self.problem.expand { self.expand.len() } else { self.vectors() };
         let axis = self.projection(tasks).1.axis;
         let rows = Cut { by: By::Rows, tasks: tasks.min(output.batch * output.height) };
-        let stages = Cut { by: By::Stages, tasks: tasks.min(output.height) };
         let channels = Cut { by: By::Channels(axis), tasks: tasks.min(units) };
-        let others = [stages, channels].into_iter().filter(|cut| self.allows(cut, options));
-        let all = core::iter::once(rows).chain(others);
-        let cut = all.min_by_key(|cut| self.cost(cut)).unwrap_or(rows);
-        let decision = match cut.by {
-            By::Rows => self.part(&cut, |part| part.decide(options)),
-            _ => Decision {
-                tile: self.tile(&cut),
-                fused: self.problem.expand && cut.by != By::Stages,
-                why: format!("{} KiB for each task", self.bytes_each(&cut) >> 10),
-            },
-        };
-        (cut, decision)
+        if self.allows(&channels, options) && self.cost(&channels) < self.cost(&rows) {
+            let why = format!("the tile has {} KiB in each L2", self.bytes_each(&channels) >> 10);
+            let decision = Decision { tile: self.tile(), fused: self.problem.expand, why };
+            return (channels, decision);
+        }
+        (rows, self.part(&rows, |part| part.decide(options)))
     }
 
     /// Bytes of one ring and of one band.
@@ -116,47 +107,30 @@ impl Work<'_> {
         [ring, band].map(|n| n * size_of::<f32>())
     }
 
-    /// Whether a cut that has phases goes with the schedule asked for. Unless it
-    /// is asked for, it must leave half of each core's L2 free. Without projection,
-    /// channels are not cut: the last vectors overlap in the output.
+    /// Whether a cut by channels goes with the schedule asked for and leaves half
+    /// of each core's L2 free. Without projection, channels are not cut: the last
+    /// vectors overlap in the output.
     fn allows(&self, cut: &Cut, options: &PlanOptions) -> bool {
-        let stages = cut.by == By::Stages;
-        let fits = || self.bytes_each(cut) <= options.caches.l2 / 2;
         cut.tasks > 1
-            && if stages { self.problem.expand } else { self.problem.project }
-            && match options.schedule {
-                Schedule::Auto => fits(),
-                Schedule::Fused => !stages && fits(),
-                Schedule::Unfused => stages,
-                Schedule::Tiled { .. } => false,
-            }
+            && self.problem.project
+            && matches!(options.schedule, Schedule::Auto | Schedule::Fused)
+            && self.bytes_each(cut) <= options.caches.l2 / 2
     }
 
-    /// A task's share of ring and band, where a cut has phases.
+    /// A task's share of rings and band, where it is cut by channels.
     fn bytes_each(&self, cut: &Cut) -> usize {
-        let [(rings, ring), (bands, band)] =
-            core::array::from_fn(|i| (cut.buffers()[i], self.buffers(cut, &self.tile(cut))[i]));
-        rings.saturating_mul(ring).saturating_add(bands.saturating_mul(band)) / cut.tasks
+        let [ring, band] = self.buffers(cut, &self.tile());
+        ring.saturating_add(band / cut.tasks)
     }
 
-    /// The tile of a cut that has phases: an expanded tensor for all, or a panel of
-    /// channels at a time.
-    fn tile(&self, cut: &Cut) -> Tile {
+    /// The tile of a task that is cut by channels: all rows, a panel at a time.
+    fn tile(&self) -> Tile {
         let Placed { input, output, .. } = *self.problem.window;
-        let vectors = self.vectors();
-        match cut.by {
-            By::Stages => Tile {
-                rows: output.height.div_ceil(cut.tasks),
-                vectors,
-                ring: input.height,
-                interleaved: false,
-            },
-            _ => Tile {
-                rows: output.height,
-                vectors: self.problem.panel.min(vectors),
-                ring: input.height,
-                interleaved: true,
-            },
+        Tile {
+            rows: output.height,
+            vectors: self.problem.panel.min(self.vectors()),
+            ring: input.height,
+            interleaved: true,
         }
     }
 
@@ -214,15 +188,6 @@ impl Work<'_> {
                     _ => expand(self.needed(rows), self.expand) + finish(rows),
                 };
                 whole.saturating_mul(images as u64).saturating_add(part).saturating_add(PHASE)
-            }
-            By::Stages => {
-                // Rows of others beside the task's own.
-                let fetched = self.needed(each(output.height)).saturating_sub(each(input.height));
-                let image = expand(each(input.height), self.expand)
-                    + finish(each(output.height))
-                    + transfer(fetched * input.width)
-                    + 2 * PHASE;
-                image.saturating_mul(output.batch as u64)
             }
             By::Channels(axis) => {
                 let pixels = output.height * output.width;
@@ -310,7 +275,7 @@ mod tests {
         // Whole images have none.
         assert_eq!(auto([2, 7], [160, 960, 320], 2), Cut { by: By::Rows, tasks: 2 });
         // What is asked for comes first.
-        assert_eq!(cut(Schedule::Unfused, [1, 7], [160, 960, 320], 2).by, By::Stages);
+        assert_eq!(cut(Schedule::Unfused, [1, 7], [160, 960, 320], 2).by, By::Rows);
         let tiled = Schedule::Tiled { rows: 1, channels: 1 };
         assert_eq!(cut(tiled, [1, 7], [160, 960, 320], 16), Cut { by: By::Rows, tasks: 7 });
     }
@@ -339,7 +304,7 @@ mod tests {
     #[test]
     fn nothing_overflows() {
         let huge = usize::MAX / 2;
-        assert_eq!(depthwise(huge, huge, MOST).tasks, MOST);
-        assert_eq!(pointwise([huge, huge], &panels(64), MOST).tasks, MOST);
+        assert_eq!(depthwise(huge, huge, MOST_TASKS).tasks, MOST_TASKS);
+        assert_eq!(pointwise([huge, huge], &panels(64), MOST_TASKS).tasks, MOST_TASKS);
     }
 }

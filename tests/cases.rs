@@ -14,8 +14,9 @@ use std::path::Path;
 use std::{env, fs, io};
 
 use case::Case;
+use common::Pool;
 use deviation::Deviation;
-use mbconv::{Isa, Schedule};
+use mbconv::{Isa, PlanOptions, Schedule, Serial};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 
@@ -32,7 +33,7 @@ fn lite0() -> Result<(), Box<dyn Error>> {
     }
     // For emulators.
     let quick = env::var_os("MBCONV_QUICK").is_some();
-    let schedules = [Schedule::Fused, Schedule::Unfused];
+    let schedules = [Schedule::Fused, Schedule::Unfused, Schedule::Auto];
     let schedules = if quick { &schedules[..1] } else { &schedules };
     let mut cases = 0;
     for entry in fs::read_dir(DATA)? {
@@ -43,8 +44,9 @@ fn lite0() -> Result<(), Box<dyn Error>> {
         }
         let case = Case::parse(&fs::read(&path)?)?;
         for isa in common::isas() {
-            for &schedule in schedules {
-                let run = case.run(isa, schedule)?;
+            for (&schedule, threads) in schedules.iter().zip(1..=3) {
+                let options = PlanOptions::new().schedule(schedule).threads(threads);
+                let run = case.run(&Pool::Threads, isa, &options)?;
                 let error = Deviation::between(case.expected(), &run.output).relative;
                 assert!(error <= TOLERANCE, "{name}, {}: {error:e}", run.kernel);
             }
@@ -134,7 +136,9 @@ impl Draft {
 
 fn run(draft: &Draft) -> Vec<f32> {
     let case = Case::parse(&draft.bytes()).expect("the draft is a case");
-    case.run(Isa::detect().expect("an ISA"), Schedule::Auto).expect("a case runs").output
+    case.run(&Serial, Isa::detect().expect("an ISA"), &PlanOptions::new())
+        .expect("a case runs")
+        .output
 }
 
 #[track_caller]
@@ -170,7 +174,8 @@ fn a_changed_byte_never_panics() {
             let mut bytes = bytes.clone();
             bytes[i] ^= flip;
             if let Ok(case) = Case::parse(&bytes) {
-                case.run(Isa::detect().expect("an ISA"), Schedule::Auto).expect("a case runs");
+                case.run(&Serial, Isa::detect().expect("an ISA"), &PlanOptions::new())
+                    .expect("a case runs");
             }
         }
     }

@@ -13,8 +13,8 @@ use core::error;
 use core::fmt;
 
 use mbconv::{
-    Activation, BottleneckParams, BottleneckPlan, Depthwise, DepthwisePlan, InvertedBottleneck,
-    Isa, Padding, PlanOptions, Schedule, Shape,
+    Activation, BottleneckParams, BottleneckPlan, Depthwise, DepthwisePlan, Executor,
+    InvertedBottleneck, Isa, Padding, PlanOptions, Shape,
 };
 use serde_json::{Map, Value};
 use tensors::{Layer, Tensor, TensorFile};
@@ -111,7 +111,7 @@ impl Case {
     /// Lets a plan check the stages, then compares both ends with it.
     fn check(&self) -> Result<(), String> {
         let plan = Isa::from_name("portable")
-            .and_then(|isa| self.plan(isa, Schedule::Auto))
+            .and_then(|isa| self.plan(isa, &PlanOptions::new()))
             .map_err(|error| error.to_string())?;
         let [height, width, _] = self.input.shape;
         let output = plan.output_shape();
@@ -133,22 +133,27 @@ impl Case {
         &self.expected.data
     }
 
-    pub(crate) fn run(&self, isa: Isa, schedule: Schedule) -> mbconv::Result<Run> {
+    pub(crate) fn run(
+        &self,
+        executor: &dyn Executor,
+        isa: Isa,
+        options: &PlanOptions,
+    ) -> mbconv::Result<Run> {
         let (input, mut output) = (&self.input.data, vec![f32::NAN; self.expected.data.len()]);
-        let kernel = match self.plan(isa, schedule)? {
+        let kernel = match self.plan(isa, options)? {
             Plan::Block(plan) => {
-                plan.run(input, &mut output, &mut plan.scratch())?;
+                plan.run_with(executor, input, &mut output, &mut plan.scratch())?;
                 plan.kernel_name()
             }
             Plan::Depthwise(plan) => {
-                plan.run(input, &mut output)?;
+                plan.run_with(executor, input, &mut output)?;
                 plan.kernel_name()
             }
         };
         Ok(Run { kernel, output })
     }
 
-    fn plan(&self, isa: Isa, schedule: Schedule) -> mbconv::Result<Plan> {
+    fn plan(&self, isa: Isa, options: &PlanOptions) -> mbconv::Result<Plan> {
         let [height, width, _] = self.input.shape;
         let shape = Shape::new(1, height, width);
         let [act_expand, act_depthwise, act_project] = self.activations;
@@ -159,15 +164,15 @@ impl Case {
             .padding(self.padding)
             .activation(act_depthwise);
         let Some(project) = &self.project else {
-            return Ok(Plan::Depthwise(Depthwise::with_isa(&depthwise, isa)?.plan(shape)?));
+            let op = Depthwise::with_isa(&depthwise, isa)?;
+            return Ok(Plan::Depthwise(op.plan_with(shape, options)?));
         };
         let mut block = BottleneckParams::new(depthwise, project.params().activation(act_project))
             .residual(self.residual);
         if let Some(expand) = &self.expand {
             block = block.expand(expand.params().activation(act_expand));
         }
-        let options = PlanOptions::new().schedule(schedule);
-        Ok(Plan::Block(InvertedBottleneck::with_isa(&block, isa)?.plan_with(shape, &options)?))
+        Ok(Plan::Block(InvertedBottleneck::with_isa(&block, isa)?.plan_with(shape, options)?))
     }
 }
 

@@ -4,8 +4,8 @@ use core::mem::MaybeUninit;
 
 use mbconv::{
     BottleneckParams, BottleneckPlan, ConvParams, Depthwise, DepthwiseParams, DepthwisePlan,
-    InvertedBottleneck, Isa, Padding, PlanOptions, Pointwise, PointwiseParams, PointwisePlan,
-    Schedule,
+    Executor, InvertedBottleneck, Isa, Padding, PlanOptions, Pointwise, PointwiseParams,
+    PointwisePlan, Schedule, Serial,
 };
 
 use super::random::Random;
@@ -115,11 +115,19 @@ impl Loaded {
     }
 
     pub(crate) fn plan(&self, operation: &Operation, schedule: Schedule) -> mbconv::Result<Plan> {
-        let (shape, options) = (self.workload.shape(), PlanOptions::new().schedule(schedule));
+        self.plan_with(operation, &PlanOptions::new().schedule(schedule))
+    }
+
+    pub(crate) fn plan_with(
+        &self,
+        operation: &Operation,
+        options: &PlanOptions,
+    ) -> mbconv::Result<Plan> {
+        let shape = self.workload.shape();
         Ok(match operation {
-            Operation::Block(op) => Plan::Block(op.plan_with(shape, &options)?),
-            Operation::Depthwise(op) => Plan::Depthwise(op.plan_with(shape, &options)?),
-            Operation::Pointwise(op) => Plan::Pointwise(op.plan_with(shape, &options)?),
+            Operation::Block(op) => Plan::Block(op.plan_with(shape, options)?),
+            Operation::Depthwise(op) => Plan::Depthwise(op.plan_with(shape, options)?),
+            Operation::Pointwise(op) => Plan::Pointwise(op.plan_with(shape, options)?),
         })
     }
 
@@ -213,10 +221,20 @@ impl Plan {
         output: &mut [f32],
         scratch: &mut [MaybeUninit<u8>],
     ) -> mbconv::Result<()> {
+        self.run_with(&Serial, input, output, scratch)
+    }
+
+    pub(crate) fn run_with(
+        &self,
+        executor: &dyn Executor,
+        input: &[f32],
+        output: &mut [f32],
+        scratch: &mut [MaybeUninit<u8>],
+    ) -> mbconv::Result<()> {
         match self {
-            Self::Block(plan) => plan.run(input, output, scratch),
-            Self::Depthwise(plan) => plan.run(input, output),
-            Self::Pointwise(plan) => plan.run(input, output),
+            Self::Block(plan) => plan.run_with(executor, input, output, scratch),
+            Self::Depthwise(plan) => plan.run_with(executor, input, output),
+            Self::Pointwise(plan) => plan.run_with(executor, input, output),
         }
     }
 }

@@ -2,8 +2,11 @@
 
 use core::cell::RefCell;
 
-use mbconv::{Isa, Schedule, Scratch, measure_peak};
+use std::sync::Mutex;
 
+use mbconv::{Executor, Isa, PlanOptions, Schedule, Scratch, measure_peak};
+
+use crate::pool::Pool;
 use crate::timing::{Flush, Summary, median, samples};
 use crate::workloads::Workload;
 use crate::workloads::layers::{Loaded, Operation, Plan};
@@ -26,6 +29,8 @@ pub(crate) struct Method {
     pub(crate) rounds: usize,
     /// Of blocks.
     pub(crate) schedules: Vec<Schedule>,
+    /// One for each number of threads.
+    pub(crate) pools: Vec<Pool>,
     /// Whether to time the planner's neighbourhood too.
     pub(crate) tiles: bool,
     /// Empties the caches before each call.
@@ -35,6 +40,7 @@ pub(crate) struct Method {
 /// What was measured of a variant.
 pub(crate) struct Row {
     pub(crate) variant: String,
+    pub(crate) threads: usize,
     /// What `auto` chose, in a word.
     pub(crate) chosen: Option<&'static str>,
     /// The plan in words, for blocks.
@@ -44,7 +50,9 @@ pub(crate) struct Row {
     /// In microseconds.
     pub(crate) time: Summary,
     pub(crate) gflops: f64,
-    /// Of the peak measured between the variants.
+    /// The peak of as many threads, measured between the variants, and the part of
+    /// it that was reached.
+    pub(crate) peak: f64,
     pub(crate) percent: f64,
     pub(crate) gbps: f64,
 }
@@ -54,6 +62,8 @@ struct Variant {
     candidate: bool,
     auto: bool,
     plan: Plan,
+    /// Of the method's pools.
+    pool: usize,
 }
 
 /// Input, output and scratch that all variants share.
@@ -77,14 +87,15 @@ impl Buffers {
 
     /// Runs where this round has input and output: odd multiples of the step
     /// visit every place in a page, and two of them every distance.
-    fn run(&mut self, plan: &Plan, round: usize) -> mbconv::Result<()> {
+    fn run(&mut self, plan: &Plan, pool: &Pool, round: usize) -> mbconv::Result<()> {
         let start = |buffer: &[f32], stride: usize| {
             let offset = round * stride % (PAGE / STEP) * STEP / size_of::<f32>();
             buffer.as_ptr().align_offset(PAGE) + offset
         };
         let (x, y) = (start(&self.input, 37), start(&self.output, 101));
         let input = &self.input[x..][..plan.input_len()];
-        plan.run(input, &mut self.output[y..][..plan.output_len()], &mut self.scratch)
+        let output = &mut self.output[y..][..plan.output_len()];
+        plan.run_with(pool, input, output, &mut self.scratch)
     }
 }
 
@@ -100,13 +111,20 @@ pub(crate) fn measure(
     let buffers = RefCell::new(Buffers::new(&variants, &mut random));
     let failed = RefCell::new(Ok(()));
 
-    let mut peaks = Vec::new();
-    let mut peak = |_| peaks.push(measure_peak(isa));
+    let pools = &method.pools;
+    let mut peaks = vec![Vec::new(); pools.len()];
+    let mut peak = |_| {
+        for (pool, peaks) in pools.iter().zip(&mut peaks) {
+            peaks.push(peak(isa, pool));
+        }
+    };
     let mut runs: Vec<_> = variants
         .iter()
         .map(|variant| {
             |round| {
-                if let Err(error) = buffers.borrow_mut().run(&variant.plan, round) {
+                if let Err(error) =
+                    buffers.borrow_mut().run(&variant.plan, &pools[variant.pool], round)
+                {
                     *failed.borrow_mut() = Err(error);
                 }
             }
@@ -124,12 +142,15 @@ pub(crate) fn measure(
             flush.run();
             measure_peak(isa);
         }
+        // To wake a thread takes as long as some layers do.
+        pools.iter().for_each(|pool| pool.run(pool.threads(), &|_| ()));
     };
     let mut times = samples(method.rounds, slice, &mut before, &mut turns).split_off(1);
     failed.into_inner()?;
 
-    let peak = median(&mut peaks);
+    let peaks: Vec<f64> = peaks.iter_mut().map(|peaks| median(peaks)).collect();
     let row = |(variant, times): (Variant, &mut Vec<f64>)| {
+        let peak = peaks[variant.pool];
         let time = Summary::of(times);
         let gflops = variant.plan.flops() as f64 / time.median / 1e3;
         let block = match &variant.plan {
@@ -142,12 +163,27 @@ pub(crate) fn measure(
             candidate: variant.candidate,
             time,
             gflops,
+            peak,
             percent: 100.0 * gflops / peak,
             gbps: loaded.bytes(&operation, &variant.plan) as f64 / time.median / 1e3,
             variant: variant.name,
+            threads: pools[variant.pool].threads(),
         }
     };
     Ok(variants.into_iter().zip(&mut times).map(row).collect())
+}
+
+/// Of all threads of a pool, as slow as the slowest of them is.
+fn peak(isa: Isa, pool: &Pool) -> f64 {
+    let slowest = Mutex::new(f64::INFINITY);
+    pool.run(pool.threads(), &|_| {
+        let peak = measure_peak(isa);
+        if let Ok(mut slowest) = slowest.lock() {
+            *slowest = slowest.min(peak);
+        }
+    });
+    let slowest = slowest.into_inner().unwrap_or_default();
+    slowest * pool.threads() as f64
 }
 
 fn schedule(fused: bool) -> &'static str {
@@ -160,34 +196,41 @@ fn variants(
     isa: Isa,
     method: &Method,
 ) -> mbconv::Result<Vec<Variant>> {
-    let variant = |schedule, candidate| -> mbconv::Result<Variant> {
-        let plan = loaded.plan(operation, schedule)?;
-        let name = match schedule {
-            _ if !loaded.workload.kind.is_block() => plan.kernel_name(),
-            Schedule::Fused => String::from("fused"),
-            Schedule::Unfused => String::from("unfused"),
-            Schedule::Tiled { rows, channels } => format!("{rows}x{channels}"),
-            _ => String::from("auto"),
-        };
-        Ok(Variant { name, candidate, auto: schedule == Schedule::Auto, plan })
-    };
-    if !loaded.workload.kind.is_block() {
-        return Ok(vec![variant(Schedule::Auto, false)?]);
-    }
     let mut variants = Vec::new();
-    for &schedule in &method.schedules {
-        variants.push(variant(schedule, false)?);
-    }
-    if method.tiles {
-        let Workload { side, stride, c: [_, channels, _], .. } = loaded.workload;
-        let (height, panel) = (side.div_ceil(stride), loaded.panel(isa)?);
-        let rows = TILE_ROWS.into_iter().filter(|&rows| rows < height).chain([height]);
-        let mut seen = Vec::new();
-        for (rows, part) in rows.flat_map(|rows| TILE_PARTS.map(|part| (rows, part))) {
-            let channels = channels.div_ceil(part).next_multiple_of(panel).min(channels);
-            if !seen.contains(&(rows, channels)) {
-                seen.push((rows, channels));
-                variants.push(variant(Schedule::Tiled { rows, channels }, true)?);
+    for pool in 0..method.pools.len() {
+        let threads = method.pools[pool].threads();
+        let mut add = |schedule, candidate| -> mbconv::Result<()> {
+            let options = PlanOptions::new().schedule(schedule).threads(threads);
+            let plan = loaded.plan_with(operation, &options)?;
+            let name = match schedule {
+                _ if !loaded.workload.kind.is_block() => plan.kernel_name(),
+                Schedule::Fused => String::from("fused"),
+                Schedule::Unfused => String::from("unfused"),
+                Schedule::Tiled { rows, channels } => format!("{rows}x{channels}"),
+                _ => String::from("auto"),
+            };
+            let auto = schedule == Schedule::Auto;
+            variants.push(Variant { name, candidate, auto, plan, pool });
+            Ok(())
+        };
+        if !loaded.workload.kind.is_block() {
+            add(Schedule::Auto, false)?;
+            continue;
+        }
+        for &schedule in &method.schedules {
+            add(schedule, false)?;
+        }
+        if method.tiles {
+            let Workload { side, stride, c: [_, channels, _], .. } = loaded.workload;
+            let (height, panel) = (side.div_ceil(stride), loaded.panel(isa)?);
+            let rows = TILE_ROWS.into_iter().filter(|&rows| rows < height).chain([height]);
+            let mut seen = Vec::new();
+            for (rows, part) in rows.flat_map(|rows| TILE_PARTS.map(|part| (rows, part))) {
+                let channels = channels.div_ceil(part).next_multiple_of(panel).min(channels);
+                if !seen.contains(&(rows, channels)) {
+                    seen.push((rows, channels));
+                    add(Schedule::Tiled { rows, channels }, true)?;
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! A pool of threads for benchmarks: while there is work to come they spin, as
 //! those of other libraries do, and the caller is one of them.
 #![allow(unsafe_code, reason = "lends its threads a closure that lives as long as the call")]
+#![allow(dead_code, reason = "each program uses its part")]
 
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,8 +10,9 @@ use std::thread::{self, JoinHandle};
 
 use mbconv::Executor;
 
-/// Turns of the loop that a thread waits in before it sleeps: a millisecond or so.
-const SPINS: usize = 1 << 15;
+/// Turns of the loop that a thread waits in before it sleeps: some tenth of a
+/// millisecond.
+const SPINS: usize = 1 << 12;
 
 /// The tasks of a call.
 type Job = (usize, &'static (dyn Fn(usize) + Sync));
@@ -49,6 +51,10 @@ impl Pool {
         Self { workers: (1..threads).map(start).collect(), turn: Mutex::new(()), state }
     }
 
+    pub(crate) fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
     fn wake(&self) {
         self.state.round.fetch_add(1, Ordering::Release);
         self.workers.iter().for_each(|worker| worker.thread().unpark());
@@ -74,7 +80,7 @@ impl Executor for Pool {
         self.state.busy.store(self.workers.len(), Ordering::Relaxed);
         let _wait = Wait(&self.state);
         self.wake();
-        (0..n_tasks).step_by(self.workers.len() + 1).for_each(run_task);
+        (0..n_tasks).step_by(self.threads()).for_each(run_task);
     }
 }
 

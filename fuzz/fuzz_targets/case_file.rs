@@ -5,12 +5,12 @@
 mod case;
 
 use libfuzzer_sys::fuzz_target;
-use mbconv::{Isa, Schedule};
+use mbconv::{Isa, PlanOptions, Serial};
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(case) = case::Case::parse(bytes) {
         for isa in Isa::available() {
-            let _ = case.run(isa, Schedule::Auto);
+            let _ = case.run(&Serial, isa, &PlanOptions::new());
         }
     }
 });

@@ -34,11 +34,9 @@ pub(crate) struct Tile {
 /// the cut has phases: all tasks of one end before the next begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum By {
-    /// Output rows of the whole batch. A task has a tile of its own and computes
-    /// the expanded rows between it and the next by itself.
+    /// Output rows of the whole batch. A task has a tile of its own, and the
+    /// expanded rows that two of them need are computed by both.
     Rows,
-    /// Image by image: rows of the expanded tensor, then output rows.
-    Stages,
     /// Image by image: channels, up to the depthwise output, then the projection
     /// along this axis.
     Channels(Axis),
@@ -60,7 +58,6 @@ impl Cut {
     pub(crate) fn buffers(&self) -> [usize; 2] {
         match self.by {
             By::Rows => [self.tasks, self.tasks],
-            By::Stages => [1, self.tasks],
             By::Channels(_) => [self.tasks, 1],
         }
     }
@@ -140,8 +137,6 @@ impl Kernel for Run<'_> {
         unsafe {
             match block.cut.by {
                 By::Rows => block.rows(s, task),
-                By::Stages if first => block.expand_rows(s, image, task),
-                By::Stages => block.finish_rows(s, image, task),
                 By::Channels(_) if first => block.channels(s, image, task),
                 By::Channels(axis) => block.pixels(s, image, task, axis),
             }
@@ -164,35 +159,6 @@ impl Block<'_> {
                 // SAFETY: the image's rows are the task's.
                 unsafe { self.run_slab(s, self.image(image), slab, rows.clone()) };
             }
-        }
-    }
-
-    /// Rows of the expanded tensor.
-    unsafe fn expand_rows<S: Lanes>(&self, s: S, image: usize, task: usize) {
-        let Some(expand) = &self.expand else { return };
-        let needed = self.window.input_rows(0..self.window.output.height);
-        let part = share(needed.len(), self.cut.tasks, task);
-        let rows = needed.start + part.start..needed.start + part.end;
-        let (x, _) = self.image(image);
-        let slab = 0..self.vectors::<S>();
-        for panel in &expand.packed.panels {
-            // SAFETY: the ring is all rows and vectors, and these rows are the task's.
-            unsafe { self.expand_panel(s, expand, x, &slab, panel, rows.clone()) };
-        }
-    }
-
-    /// Output rows from the expanded tensor on.
-    unsafe fn finish_rows<S: Lanes>(&self, s: S, image: usize, task: usize) {
-        let slab = 0..self.vectors::<S>();
-        let rows = share(self.window.output.height, self.cut.tasks, task);
-        if rows.is_empty() {
-            return;
-        }
-        let (x, y) = self.image(image);
-        // SAFETY: all rows are expanded; band and output rows are the task's.
-        unsafe {
-            self.depthwise_band(s, (x, y), &slab, slab.clone(), rows.clone());
-            self.project_rows(s, (x, y), &slab, rows);
         }
     }
 

@@ -1,8 +1,10 @@
-//! `--schedule` of the example programs.
+//! Options that the example programs share.
+#![allow(dead_code, reason = "each program uses its part")]
 
 use mbconv::Schedule;
 
-pub(crate) fn parse(name: &str) -> Result<Schedule, String> {
+/// `--schedule`.
+pub(crate) fn schedule(name: &str) -> Result<Schedule, String> {
     match name {
         "auto" => Ok(Schedule::Auto),
         "fused" => Ok(Schedule::Fused),
@@ -19,4 +21,10 @@ pub(crate) fn parse(name: &str) -> Result<Schedule, String> {
 fn tiled(name: &str) -> Option<Schedule> {
     let (rows, channels) = name.split_once('x')?;
     Some(Schedule::Tiled { rows: rows.parse().ok()?, channels: channels.parse().ok()? })
+}
+
+/// A number that is at least 1.
+pub(crate) fn count(option: &str, text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|&number| number > 0);
+    number.ok_or_else(|| format!("{option} is {text:?}, not a number from 1 on"))
 }
