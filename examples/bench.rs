@@ -37,9 +37,10 @@ usage: bench [LIST|FILE|BLOCK]... [OPTION]...
          kind  ir  1x1, depthwise, 1x1: relu6 inside, linear projection, residual
                    where input and output have one shape
                ds  the same without the first 1x1; C_exp = C_in
+               st  the same with a 3x3 of stride 2 in its place; C_in = 3
                dw  depthwise alone, no activation
                pw  1x1 alone, no activation
-         kernel 1 of ir and ds is 3x3; other kinds are skipped; # begins a comment
+         kernel 1 of ir, ds and st is 3x3; other kinds are skipped; # begins a comment
   BLOCK  a name out of --list, or such a line in quotes
 
   --isa ISA|all         avx512, avx2, neon or portable; may be repeated

@@ -82,7 +82,7 @@ pub use executor::Rayon;
 pub use executor::{Executor, Serial};
 pub use fold::{BatchNorm, ChannelAxis, fold_batch_norm};
 pub use isa::Isa;
-pub use op::bottleneck::{BottleneckPlan, InvertedBottleneck};
+pub use op::bottleneck::{BottleneckPlan, DepthwiseSeparable, InvertedBottleneck};
 pub use op::depthwise::{Depthwise, DepthwisePlan};
 pub use op::pointwise::{Pointwise, PointwisePlan};
 pub use params::{BottleneckParams, ConvParams, DepthwiseParams, PointwiseParams};

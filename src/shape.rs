@@ -73,16 +73,19 @@ pub enum Padding {
         right: usize,
     },
     /// The output has `ceil(input / stride)` pixels; of the
-    /// `max(0, (output - 1) * stride + e - input)` padded ones the odd one is
-    /// at the end. TensorFlow's `SAME`, ONNX's `SAME_UPPER`.
+    /// `n = max(0, (output - 1) * stride + e - input)` padded ones `floor(n / 2)`
+    /// are before, so that the odd one is at the end. TensorFlow's `SAME`, ONNX's
+    /// `SAME_UPPER`. With stride 2 it pads an even image by one pixel less at
+    /// the beginning than PyTorch's `padding = (e - 1) / 2`.
     SameUpper,
-    /// As [`Padding::SameUpper`] with the odd one at the beginning. ONNX's
-    /// `SAME_LOWER`.
+    /// As [`Padding::SameUpper`] with `ceil(n / 2)` before: the odd one is at the
+    /// beginning. ONNX's `SAME_LOWER`.
     SameLower,
 }
 
 impl Padding {
-    /// No padding.
+    /// No padding: the output has `floor((input - e) / stride) + 1` pixels.
+    /// TensorFlow's and ONNX's `VALID`.
     pub const VALID: Self = Self::uniform(0);
 
     /// The same padding on all four sides: PyTorch's `padding=n`.

@@ -49,6 +49,7 @@ fn wrong_lines_are_refused() {
         "x cnx 56 96 many 96 1 1",
         "x ds 14 8 16 8 1 3",
         "x dw 14 8 8 16 1 3",
+        "x st 14 4 16 16 1 1",
         "x pw 14 8 16 16 1 1",
         "x pw 14 8 8 16 2 1",
         "x pw 14 8 8 16 1 3",
@@ -128,11 +129,13 @@ fn lists_name_each_workload_once() {
     assert_eq!(
         counts,
         [
+            ("mobilenet_v1", 9),
             ("mobilenet_v2", 12),
             ("mobilenet_v3_large", 12),
             ("efficientnet_lite0", 12),
             ("mnasnet_a1", 12),
             ("pp_lcnet", 9),
+            ("stems", 5),
             ("pointwise", 8),
             ("depthwise", 16),
         ]
@@ -148,6 +151,7 @@ fn lists_name_each_workload_once() {
 fn lists_agree_with_lines() {
     let all: Vec<_> = lists::all().into_iter().flat_map(|(_, list)| list).collect();
     for line in [
+        "mbv2_stem st 224 3 32 16 1 3",
         "mbv2_b1 ir 112 16 96 24 2 1",
         "mbv2_b3 ir 56 24 144 32 2 1",
         "mbv2_b7 ir 14 64 384 96 1 1",
@@ -169,6 +173,7 @@ fn networks_have_their_published_size() -> mbconv::Result<()> {
     // millions of all: in the papers' tables. Lite0 is EfficientNet-B0 but for
     // squeeze-and-excitation. What the lists leave out is below 5 %.
     for (name, blocks, stem, head, published) in [
+        ("mobilenet_v1", 13, 32, 1024 * 1000, 569.0),
         ("mobilenet_v2", 17, 32, 49 * 320 * 1280 + 1280 * 1000, 300.0),
         ("mobilenet_v3_large", 15, 16, 49 * 160 * 960 + 960 * 1280 + 1280 * 1000, 219.0),
         ("efficientnet_lite0", 16, 32, 49 * 320 * 1280 + 1280 * 1000, 390.0),
@@ -202,8 +207,27 @@ fn networks_have_their_activations() {
     assert_eq!(inner("mobilenet_v3_large"), [[Relu; 5].as_slice(), &[HardSwish; 7]].concat());
     assert_eq!(inner("mnasnet_a1"), [Relu; 12]);
     assert_eq!(inner("efficientnet_lite0"), [Relu6; 12]);
-    for row in lists::list("pp_lcnet").expect("a list") {
-        assert_eq!((row.kind, row.activations), (Kind::Separable, [HardSwish; 2]));
-        assert!(!row.residual, "{}", row.name);
+    for (name, activation) in [("mobilenet_v1", Relu6), ("pp_lcnet", HardSwish)] {
+        for row in lists::list(name).expect("a list") {
+            assert_eq!((row.kind, row.activations), (Kind::Separable, [activation; 2]));
+            assert!(!row.residual, "{}", row.name);
+        }
     }
+}
+
+/// A stem's block is the network's first after a 3x3 convolution of stride 2.
+#[test]
+fn stems_run() -> mbconv::Result<()> {
+    for row in lists::list("stems").expect("a list") {
+        assert_eq!((row.side, row.middle(), row.output(), row.c[0]), (224, 112, 112, 3));
+        let loaded = Loaded::new(row, &mut Random::new(1));
+        let isa = Isa::from_name("portable")?;
+        let plan = loaded.plan(&loaded.operation(isa)?, Schedule::Auto)?;
+        let [_, c_mid, c_out] = loaded.workload.c;
+        assert_eq!(plan.flops() as usize, 2 * 112 * 112 * c_mid * (27 + 9 + c_out));
+    }
+    for line in ["x st 9 3 20 7 1 3", "x st 8 3 16 16 2 5", "x st 1 3 1 1 1 1"] {
+        run(parse(line), Isa::detect()?)?;
+    }
+    Ok(())
 }

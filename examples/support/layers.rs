@@ -55,8 +55,10 @@ impl Loaded {
         let taps = workload.kernel * workload.kernel;
         let mut loaded = Self::bare(workload);
         let kind = loaded.workload.kind;
-        if kind == Kind::Bottleneck {
-            loaded.expand = Layer::new(random, c_in, c_mid);
+        match kind {
+            Kind::Bottleneck => loaded.expand = Layer::new(random, c_in, c_mid),
+            Kind::Stem => loaded.expand = Layer::new(random, STEM, c_mid),
+            _ => {}
         }
         if kind != Kind::Pointwise {
             loaded.depthwise = Layer::new(random, taps, c_mid);
@@ -73,10 +75,15 @@ impl Loaded {
         Self { workload, expand, depthwise, project }
     }
 
+    /// The expansion, or the stem over its patches.
     pub(crate) fn expand(&self) -> Option<PointwiseParams<'_>> {
         let Workload { kind, c: [c_in, c_mid, _], activations: [inner, _], .. } = self.workload;
-        let expand = self.expand.pointwise(c_in, c_mid).activation(inner);
-        (kind == Kind::Bottleneck).then_some(expand)
+        let c_in = match kind {
+            Kind::Bottleneck => c_in,
+            Kind::Stem => STEM,
+            _ => return None,
+        };
+        Some(self.expand.pointwise(c_in, c_mid).activation(inner))
     }
 
     /// TensorFlow's SAME, which has the output extent of PyTorch's `padding=k/2`
@@ -98,7 +105,9 @@ impl Loaded {
     pub(crate) fn block(&self) -> BottleneckParams<'_> {
         let params = BottleneckParams::new(self.depthwise(), self.project())
             .residual(self.workload.residual);
+        let Workload { kind, c, activations: [inner, _], .. } = self.workload;
         match self.expand() {
+            Some(_) if kind == Kind::Stem => params.stem(self.expand.stem(c[1]).activation(inner)),
             Some(expand) => params.expand(expand),
             None => params,
         }
@@ -106,7 +115,7 @@ impl Loaded {
 
     pub(crate) fn operation(&self, isa: Isa) -> mbconv::Result<Operation> {
         Ok(match self.workload.kind {
-            Kind::Bottleneck | Kind::Separable => {
+            Kind::Bottleneck | Kind::Separable | Kind::Stem => {
                 Operation::Block(InvertedBottleneck::with_isa(&self.block(), isa)?)
             }
             Kind::Depthwise => Operation::Depthwise(Depthwise::with_isa(&self.depthwise(), isa)?),

@@ -1,5 +1,5 @@
-//! The built-in lists: the distinct blocks of networks at 224 x 224, and layers
-//! alone.
+//! The built-in lists: the distinct blocks of networks at 224 x 224, their stems,
+//! and layers alone.
 
 use mbconv::Activation::{self, HardSwish, Identity, Relu, Relu6};
 
@@ -21,7 +21,29 @@ struct Network {
     stages: &'static [(Activation, &'static [[usize; 6]])],
 }
 
-const NETWORKS: [Network; 5] = [
+const NETWORKS: [Network; 6] = [
+    // Howard et al. 2017, table 1; relu6 as in the authors' code.
+    Network {
+        name: "mobilenet_v1",
+        prefix: "mbv1",
+        stem: 32,
+        outer: Relu6,
+        residual: false,
+        stages: &[(
+            Relu6,
+            &[
+                [3, 32, 64, 0, 1, 1],
+                [3, 64, 128, 0, 2, 1],
+                [3, 128, 128, 0, 1, 1],
+                [3, 128, 256, 0, 2, 1],
+                [3, 256, 256, 0, 1, 1],
+                [3, 256, 512, 0, 2, 1],
+                [3, 512, 512, 0, 1, 5],
+                [3, 512, 1024, 0, 2, 1],
+                [3, 1024, 1024, 0, 1, 1],
+            ],
+        )],
+    },
     // Sandler et al. 2018, table 2.
     Network {
         name: "mobilenet_v2",
@@ -208,6 +230,20 @@ impl Network {
         }
         blocks
     }
+
+    /// The stem and the first block in one.
+    fn start(&self) -> Option<Workload> {
+        let first = self.blocks().into_iter().next()?;
+        let (name, kind, [_, c_mid, c_out]) =
+            (format!("{}_stem", self.prefix), Kind::Stem, first.c);
+        Some(Workload { name, kind, side: 224, c: [3, c_mid, c_out], residual: false, ..first })
+    }
+}
+
+/// The stems, but for MobileNetV3's, which has an activation of its own.
+fn stems() -> Vec<Workload> {
+    let networks = NETWORKS.iter().filter(|network| network.stages.len() == 1);
+    networks.filter_map(Network::start).collect()
 }
 
 /// A layer alone, without activation.
@@ -236,7 +272,8 @@ fn depthwise() -> Vec<Workload> {
 /// Every list with its name.
 pub(crate) fn all() -> Vec<(&'static str, Vec<Workload>)> {
     let networks = NETWORKS.iter().map(|network| (network.name, network.blocks()));
-    networks.chain([("pointwise", pointwise()), ("depthwise", depthwise())]).collect()
+    let others = [("stems", stems()), ("pointwise", pointwise()), ("depthwise", depthwise())];
+    networks.chain(others).collect()
 }
 
 /// The list of that name.

@@ -221,8 +221,8 @@ fn variants(
             add(schedule, false)?;
         }
         if method.tiles {
-            let Workload { side, stride, c: [_, channels, _], .. } = loaded.workload;
-            let (height, panel) = (side.div_ceil(stride), loaded.panel(isa)?);
+            let channels = loaded.workload.c[1];
+            let (height, panel) = (loaded.workload.output(), loaded.panel(isa)?);
             let rows = TILE_ROWS.into_iter().filter(|&rows| rows < height).chain([height]);
             let mut seen = Vec::new();
             for (rows, part) in rows.flat_map(|rows| TILE_PARTS.map(|part| (rows, part))) {

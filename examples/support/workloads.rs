@@ -23,25 +23,29 @@ pub(crate) enum Kind {
     Bottleneck,
     /// Depthwise, 1x1.
     Separable,
+    /// 3x3 of stride 2 over RGB, depthwise, 1x1: how networks begin.
+    Stem,
     Depthwise,
     Pointwise,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Bottleneck, Self::Separable, Self::Depthwise, Self::Pointwise];
+    const ALL: [Self; 5] =
+        [Self::Bottleneck, Self::Separable, Self::Stem, Self::Depthwise, Self::Pointwise];
 
     /// As lines have it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Bottleneck => "ir",
             Self::Separable => "ds",
+            Self::Stem => "st",
             Self::Depthwise => "dw",
             Self::Pointwise => "pw",
         }
     }
 
     pub(crate) fn is_block(self) -> bool {
-        matches!(self, Self::Bottleneck | Self::Separable)
+        matches!(self, Self::Bottleneck | Self::Separable | Self::Stem)
     }
 }
 
@@ -127,6 +131,7 @@ impl Workload {
         let (holds, rule) = match kind {
             Kind::Bottleneck => (true, ""),
             Kind::Separable => (c_exp == c_in, "C_exp = C_in"),
+            Kind::Stem => (c_in == 3, "C_in = 3"),
             Kind::Depthwise => (c_exp == c_in && c_out == c_in, "C_in = C_exp = C_out"),
             Kind::Pointwise => {
                 (c_exp == c_in && [stride, kernel] == [1, 1], "C_exp = C_in, stride 1, kernel 1")
@@ -144,7 +149,7 @@ impl Workload {
             stride,
             kernel: if block && kernel == 1 { 3 } else { kernel },
             activations: [if block { Relu6 } else { Identity }, Identity],
-            residual: block && stride == 1 && c_in == c_out,
+            residual: block && kind != Kind::Stem && stride == 1 && c_in == c_out,
             squeezed: false,
             repeats: 1,
         };
@@ -154,6 +159,16 @@ impl Workload {
 
     pub(crate) fn shape(&self) -> Shape {
         Shape::new(1, self.side, self.side)
+    }
+
+    /// Rows and columns of what the depthwise convolution takes.
+    pub(crate) fn middle(&self) -> usize {
+        if self.kind == Kind::Stem { self.side.div_ceil(2) } else { self.side }
+    }
+
+    /// Rows and columns of the output.
+    pub(crate) fn output(&self) -> usize {
+        self.middle().div_ceil(self.stride)
     }
 
     /// Lets the crate judge the sizes before any of them is allocated: a layer
@@ -176,9 +191,9 @@ impl Workload {
             elements = elements.saturating_add(pointwise(bare.project())?);
         }
         // The stride is not 0: the depthwise layer would have said so.
-        let output = self.side.div_ceil(self.stride);
         let [c_in, c_exp, c_out] = self.c;
-        for (side, channels) in [(self.side, c_in), (self.side, c_exp), (output, c_out)] {
+        for (side, channels) in [(self.side, c_in), (self.middle(), c_exp), (self.output(), c_out)]
+        {
             let tensor = Shape::new(1, side, side).elements(channels)?;
             elements = elements.saturating_add(tensor);
         }

@@ -6,7 +6,7 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use mbconv::{
-    Activation, BottleneckParams, Caches, DepthwiseParams, InvertedBottleneck, Isa, Padding,
+    Activation, BottleneckParams, Caches, ConvParams, DepthwiseParams, InvertedBottleneck, Isa, Padding,
     PlanOptions, PointwiseParams, Schedule, Shape, reference,
 };
 
@@ -19,6 +19,9 @@ struct Input {
     dilation: [u8; 2],
     padding: Option<[u8; 4]>,
     expand: bool,
+    /// Kernel, stride, in the place of the expansion.
+    stem: Option<[u8; 3]>,
+    project: bool,
     residual: bool,
     clamp: bool,
     tile: [u8; 2],
@@ -30,7 +33,7 @@ fuzz_target!(|input: Input| {
     // Small enough for the naive reference; zeros stay possible.
     let [n, h, w] = input.shape.map(|x| usize::from(x % 24));
     let [c_in, c_mid, c_out] = input.c.map(|x| usize::from(x % 70));
-    let c_in = if input.expand { c_in } else { c_mid };
+    let c_in = if input.expand || input.stem.is_some() { c_in } else { c_mid };
     let [kh, kw] = input.kernel.map(|x| usize::from(x % 10));
     let stride = input.stride.map(|x| usize::from(x % 5));
     let dilation = input.dilation.map(|x| usize::from(x % 4));
@@ -40,8 +43,10 @@ fuzz_target!(|input: Input| {
     let mut fill = |len: usize| -> Vec<f32> {
         (0..len).map(|_| f32::from(bytes.next().unwrap_or(&3) % 5) - 2.0).collect()
     };
+    let [stem_h, stem_w, stem_stride] = input.stem.unwrap_or([1; 3]).map(|x| usize::from(x % 6));
     let (expand, depthwise, project) =
         (fill(c_in * c_mid), fill(kh * kw * c_mid), fill(c_mid * c_out));
+    let stem = fill(stem_h * stem_w * c_in * c_mid);
     let (bias, x) = (fill(c_mid), fill(shape.batch * h * w * c_in));
     let act = if input.clamp { Activation::Relu6 } else { Activation::Identity };
     let padding = match input.padding {
@@ -51,17 +56,25 @@ fuzz_target!(|input: Input| {
         }
         None => Padding::SameUpper,
     };
-    let params = BottleneckParams::new(
-        DepthwiseParams::new(c_mid, [kh, kw], &depthwise)
-            .stride(stride)
-            .dilation(dilation)
-            .padding(padding)
-            .bias(&bias)
-            .activation(act),
-        PointwiseParams::new(c_mid, c_out, &project),
-    )
-    .residual(input.residual);
-    let params = if input.expand {
+    let depthwise = DepthwiseParams::new(c_mid, [kh, kw], &depthwise)
+        .stride(stride)
+        .dilation(dilation)
+        .padding(padding)
+        .bias(&bias)
+        .activation(act);
+    let params = if input.project {
+        BottleneckParams::new(depthwise, PointwiseParams::new(c_mid, c_out, &project))
+    } else {
+        BottleneckParams::without_project(depthwise)
+    };
+    let params = params.residual(input.residual);
+    let params = if input.stem.is_some() {
+        let stem = ConvParams::new(c_in, c_mid, [stem_h, stem_w], &stem)
+            .stride([stem_stride, stem_stride.max(1)])
+            .padding(Padding::SameUpper)
+            .activation(act);
+        params.stem(stem)
+    } else if input.expand {
         params.expand(PointwiseParams::new(c_in, c_mid, &expand).activation(act))
     } else {
         params

@@ -61,6 +61,32 @@ struct Inner {
     residual: bool,
 }
 
+/// A depthwise convolution and a 1x1 one after it, of which MobileNetV1 is made
+/// (Howard et al. 2017): an [`InvertedBottleneck`] without expansion.
+///
+/// ```
+/// use mbconv::{
+///     Activation::Relu6, BottleneckParams, ConvParams, DepthwiseParams, DepthwiseSeparable,
+///     Padding, PointwiseParams, Shape,
+/// };
+///
+/// // MobileNetV1's first layers: 3x3 of stride 2 over RGB, then 32 to 64 channels.
+/// let (stem, depthwise, project) = ([0.1; 32 * 27], [0.1; 9 * 32], [0.1; 64 * 32]);
+/// let block = BottleneckParams::new(
+///     DepthwiseParams::new(32, [3, 3], &depthwise).padding(Padding::SameUpper).activation(Relu6),
+///     PointwiseParams::new(32, 64, &project).activation(Relu6),
+/// );
+/// let stem = ConvParams::new(3, 32, [3, 3], &stem)
+///     .stride([2, 2])
+///     .padding(Padding::SameUpper)
+///     .activation(Relu6);
+/// let plan = DepthwiseSeparable::new(&block.stem(stem))?.plan(Shape::new(1, 32, 32))?;
+/// let (image, mut y) = ([0.5; 32 * 32 * 3], [0.0; 16 * 16 * 64]);
+/// plan.run(&image, &mut y, &mut plan.scratch())?;
+/// # Ok::<(), mbconv::Error>(())
+/// ```
+pub type DepthwiseSeparable = InvertedBottleneck;
+
 impl InvertedBottleneck {
     /// Packs the block for the instruction set that [`Isa::detect`] gives.
     ///
@@ -69,7 +95,8 @@ impl InvertedBottleneck {
     /// What [`Isa::detect`] gives; those of [`Pointwise::new`](crate::Pointwise::new)
     /// and [`Depthwise::new`](crate::Depthwise::new) for each stage;
     /// [`Error::ChannelMismatch`] when neighbouring stages differ;
-    /// [`Error::ResidualShape`] when a residual is asked and the channels differ.
+    /// [`Error::MultiplierInBlock`] when the depthwise convolution has one;
+    /// [`Error::ResidualWithoutProject`].
     pub fn new(params: &BottleneckParams<'_>) -> Result<Self> {
         Self::with_isa(params, Isa::detect()?)
     }
@@ -108,9 +135,9 @@ impl InvertedBottleneck {
     /// # Errors
     ///
     /// [`Error::ZeroSize`] or [`Error::Overflow`] when the shape is empty or any
-    /// tensor of the block too large; [`Error::EmptyOutput`] when the depthwise
-    /// kernel does not fit the padded image; [`Error::ResidualShape`] when a
-    /// residual is asked and input and output differ.
+    /// tensor of the block too large; [`Error::EmptyOutput`] when the stem's or the
+    /// depthwise kernel does not fit its padded input; [`Error::ResidualShape`] when
+    /// a residual is asked and input and output differ.
     pub fn plan(&self, shape: Shape) -> Result<BottleneckPlan> {
         self.plan_with(shape, &PlanOptions::new())
     }
