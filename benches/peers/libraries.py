@@ -61,7 +61,7 @@ class Library:
 
 
 ONEDNN = ("onednn-cpu-gomp", "onednn-devel-cpu-gomp")
-MBCONV = Library("mbconv", crate="mbconv", max_threads=1, narrows=True)
+MBCONV = Library("mbconv", crate="mbconv", narrows=True)
 PEERS = [
     Library("onednn", ONEDNN, argument="chain", narrows=True),
     Library("onednn-dw", ONEDNN, argument="dw", narrows=True),

@@ -3,6 +3,9 @@
 #[path = "../../../../../examples/support/efficientnet_lite0.rs"]
 mod efficientnet_lite0;
 
+#[path = "../../../../../examples/support/pool.rs"]
+mod pool;
+
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -13,7 +16,8 @@ use mbconv::{
     InvertedBottleneck, Isa, Padding, PlanOptions, Pointwise, PointwiseParams, PointwisePlan,
     Schedule, Scratch, Shape, measure_peak,
 };
-use mbconv_peers::{Case, Engine, Result, serve};
+use mbconv_peers::{Case, Engine, Result, Unsupported, serve, threads};
+use pool::Pool;
 
 enum Plan {
     Pointwise(PointwisePlan),
@@ -24,6 +28,7 @@ enum Plan {
 
 struct Mbconv {
     plan: Plan,
+    pool: Pool,
     input: Vec<f32>,
     output: Vec<f32>,
 }
@@ -55,16 +60,18 @@ impl Layer {
 impl Plan {
     fn load(case: &Case) -> Result<(Self, usize)> {
         let shape = Shape::new(1, case.side, case.side);
+        let options = PlanOptions::new().threads(threads());
         Ok(match case.kind.as_str() {
             "pw" => {
                 let layer = Layer::load(case, "pointwise", "w")?;
-                let plan = Pointwise::new(&layer.pointwise(case.c_in, case.c_out))?.plan(shape)?;
+                let op = Pointwise::new(&layer.pointwise(case.c_in, case.c_out))?;
+                let plan = op.plan_with(shape, &options)?;
                 let len = plan.output_len();
                 (Self::Pointwise(plan), len)
             }
             "dw" => {
                 let layer = Layer::load(case, "depthwise", "w.hwc")?;
-                let plan = Depthwise::new(&layer.depthwise(case))?.plan(shape)?;
+                let plan = Depthwise::new(&layer.depthwise(case))?.plan_with(shape, &options)?;
                 let len = plan.output_len();
                 (Self::Depthwise(plan), len)
             }
@@ -79,10 +86,12 @@ impl Plan {
                 )
                 .expand(expand.pointwise(case.c_in, case.c_exp).activation(relu6))
                 .residual(case.residual());
-                let options = PlanOptions::new().schedule(Schedule::Auto);
                 let plan = InvertedBottleneck::new(&params)?.plan_with(shape, &options)?;
                 let (len, scratch) = (plan.output_len(), plan.scratch());
                 (Self::Bottleneck(plan, scratch), len)
+            }
+            "net" if threads() > 1 => {
+                return Err(Unsupported("the example's network runs on one thread".into()).into());
             }
             "net" => {
                 let weights = std::fs::read(case.path("model.safetensors"))?;
@@ -99,15 +108,16 @@ impl Engine for Mbconv {
 
     fn load(case: &Case) -> Result<Self> {
         let (plan, len) = Plan::load(case)?;
-        Ok(Self { plan, input: case.tensor("x.nhwc")?, output: vec![0.0; len] })
+        let (input, output) = (case.tensor("x.nhwc")?, vec![0.0; len]);
+        Ok(Self { plan, pool: Pool::new(threads()), input, output })
     }
 
     fn run(&mut self) -> Result<()> {
-        let (x, y) = (&self.input, &mut self.output);
+        let (pool, x, y) = (&self.pool, &self.input, &mut self.output);
         match &mut self.plan {
-            Plan::Pointwise(plan) => plan.run(x, y)?,
-            Plan::Depthwise(plan) => plan.run(x, y)?,
-            Plan::Bottleneck(plan, scratch) => plan.run(x, y, scratch)?,
+            Plan::Pointwise(plan) => plan.run_with(pool, x, y)?,
+            Plan::Depthwise(plan) => plan.run_with(pool, x, y)?,
+            Plan::Bottleneck(plan, scratch) => plan.run_with(pool, x, y, scratch)?,
             Plan::Network(network) => y.copy_from_slice(network.run(x)?),
         }
         black_box(y);
