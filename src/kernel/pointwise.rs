@@ -242,14 +242,20 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
     }
 
     let (mut a, mut b) = (at.a, args.b);
-    // The lines of the next panel that this tile asks for: four tiles ask for all.
-    let lines = const { (K_STEP * NV * S::LANES / LINE).div_ceil(AHEAD) };
+    // The lines of the next panel that this tile asks for, in every second step:
+    // in every step makes AVX-512 spill when compiled for Sapphire Rapids.
+    let lines = const { (2 * K_STEP * NV * S::LANES / LINE).div_ceil(AHEAD) };
     let ahead = args.ahead + turn % AHEAD * lines * LINE;
     // SAFETY: every address is of a pixel r < MR and a channel below k, or of
     // that channel's NV vectors of weights.
     unsafe {
         for _ in 0..args.k / S::LANES {
             for step in 0..S::LANES / K_STEP {
+                if step % 2 == 0 {
+                    for i in 0..lines {
+                        s.prefetch(b.wrapping_add(ahead + i * LINE));
+                    }
+                }
                 let a = a.add(step * K_STEP);
                 if TAIL == tail::HALVED {
                     for k in 0..K_STEP {
@@ -257,9 +263,6 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
                     }
                 } else {
                     s.rank_update(&mut acc, a, args.a_row, b);
-                }
-                for i in 0..lines {
-                    s.prefetch(b.wrapping_add(ahead + i * LINE));
                 }
                 b = b.add(K_STEP * NV * S::LANES);
             }

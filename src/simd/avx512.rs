@@ -38,7 +38,7 @@ unsafe impl Lanes for Avx512 {
     const NAME: &'static str = "avx512";
     const REGISTERS: usize = 32;
     const POINTWISE_ROWS: [usize; MAX_VECTORS] = [14, 12, 9, 0];
-    const POINTWISE_HALVED_ROWS: [usize; MAX_VECTORS] = [14, 14, 9, 0];
+    const POINTWISE_HALVED_ROWS: [usize; MAX_VECTORS] = [14, 12, 9, 0];
     const POINTWISE_VECTORS: usize = 2;
     const STEPS_APART: bool = true;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = [[2, 7], [2, 7], [2, 7], [2, 7], [1, 7]];
