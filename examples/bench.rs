@@ -2,9 +2,12 @@
 //! given on the command line. `--help` says how.
 //!
 //! `cargo run --release --example bench -- [LIST|FILE|BLOCK]... [--isa ISA|all]...
-//! [--schedule SCHEDULE]... [--tiles] [--cold] [--rounds N] [--threads N,N] [--csv]`.
+//! [--schedule SCHEDULE]... [--layout LAYOUT]... [--tiles] [--cold] [--rounds N]
+//! [--threads N,N] [--csv]`.
 //! Exits with 2 when the command line or a file is wrong, with 1 when a run fails.
 
+#[path = "support/layout.rs"]
+mod layout;
 #[path = "support/measure.rs"]
 mod measure;
 #[path = "support/options.rs"]
@@ -23,6 +26,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use layout::Layouts;
 use mbconv::{Isa, Schedule};
 use measure::{Method, Row, measure};
 use pool::Pool;
@@ -46,6 +50,8 @@ usage: bench [LIST|FILE|BLOCK]... [OPTION]...
   --isa ISA|all         avx512, avx2, neon or portable; may be repeated
   --schedule SCHEDULE   auto, fused, unfused or ROWSxCHANNELS of a tile; may be
                         repeated (default: fused, unfused and auto)
+  --layout LAYOUT       nhwc (the default), nchw, nhwc-nchw or nchw-nhwc: of input and
+                        output; may be repeated, and is then compared with the first
   --tiles               also times tiles of 1..56 rows and 1/1..1/6 of the expanded
                         channels, and holds the best against auto; in CSV all of them
   --cold                walks over more memory than the caches hold before each call,
@@ -81,6 +87,7 @@ enum Request {
 impl Request {
     fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, Box<dyn Error>> {
         let (mut workloads, mut isas, mut schedules) = (Vec::new(), Vec::new(), Vec::new());
+        let mut layouts = Vec::new();
         let (mut csv, mut tiles, mut cold, mut rounds) = (false, false, false, ROUNDS);
         let mut threads = vec![1];
         let mut chosen = false;
@@ -97,6 +104,7 @@ impl Request {
                     "all" => isas.extend(Isa::available()),
                     name => isas.push(Isa::from_name(name)?),
                 },
+                "--layout" => layouts.push(Layouts::parse(&value()?)?),
                 "--schedule" => schedules.push(options::schedule(&value()?)?),
                 "--rounds" => rounds = options::count("--rounds", &value()?)?,
                 "--threads" => {
@@ -120,6 +128,9 @@ impl Request {
         if isas.is_empty() {
             isas.push(Isa::detect()?);
         }
+        if layouts.is_empty() {
+            layouts.push(Layouts::NHWC);
+        }
         if schedules.is_empty() {
             schedules = vec![Schedule::Fused, Schedule::Unfused, Schedule::Auto];
         } else if tiles && !schedules.contains(&Schedule::Auto) {
@@ -128,7 +139,8 @@ impl Request {
         threads.sort_unstable();
         threads.dedup();
         let pools = threads.into_iter().map(Pool::new).collect();
-        let method = Method { rounds, schedules, pools, tiles, flush: cold.then(Flush::new) };
+        let method =
+            Method { rounds, schedules, layouts, pools, tiles, flush: cold.then(Flush::new) };
         Ok(Self::Run(Options { workloads, isas, method, csv }))
     }
 }
@@ -221,7 +233,8 @@ impl Report {
     }
 
     fn row(&self, workload: &str, isa: Isa, row: &Row, shown: bool) -> io::Result<()> {
-        let Row { variant, threads, chosen, time, gflops, percent, gbps, .. } = row;
+        let Row { variant, threads, chosen, ratio, time, gflops, percent, gbps, .. } = row;
+        let ratio = ratio.map_or(String::new(), |ratio| format!("  {ratio:.3}"));
         self.csv(&format!(
             "{},{variant},{isa},{threads},{:.3},{:.3},{gflops:.2},{percent:.2},{gbps:.2}",
             quoted(workload),
@@ -237,7 +250,7 @@ impl Report {
         };
         self.say(&format!(
             "{workload:<16} {variant:<28} {:<8} {:>7} {:>10.1} {:>10.1} {:>6.1}% {gflops:>8.1} \
-             {percent:>6.1}% {gbps:>7.1}",
+             {percent:>6.1}% {gbps:>7.1}{ratio}",
             isa.name(),
             threads,
             time.median,
@@ -292,7 +305,7 @@ fn bench(mut options: Options) -> Result<(), Box<dyn Error>> {
         eprintln!("bench: cold: {} MiB walked over before each call", flush.bytes() >> 20);
     }
     report.head()?;
-    let mut ratios: Vec<f64> = Vec::new();
+    let (mut ratios, mut layouts): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
     let mut gains: Vec<f64> = Vec::new();
     for workload in &*workloads {
         report.progress.set_message(workload.name.clone());
@@ -305,6 +318,7 @@ fn bench(mut options: Options) -> Result<(), Box<dyn Error>> {
                 let shown = !row.candidate || best.is_some_and(|best| core::ptr::eq(best, row));
                 report.row(&workload.name, isa, row, shown)?;
             }
+            layouts.extend(rows.iter().filter_map(|row| row.ratio));
             if let Some((text, ratio)) = best.and_then(|best| verdict(best, &rows)) {
                 report.say(&text)?;
                 ratios.push(ratio);
@@ -323,11 +337,13 @@ fn bench(mut options: Options) -> Result<(), Box<dyn Error>> {
         }
     }
     let mean = |v: &[f64]| (v.iter().map(|r| r.ln()).sum::<f64>() / v.len() as f64).exp();
-    if let Some(worst) = ratios.iter().copied().reduce(f64::max) {
-        let mean = mean(&ratios);
-        report.say(&format!(
-            "auto against the best tile: {mean:.3} in the geometric mean, {worst:.3} at worst"
-        ))?;
+    for (what, ratios) in
+        [("auto against the best tile", &ratios), ("layouts against the first", &layouts)]
+    {
+        if let Some(worst) = ratios.iter().copied().reduce(f64::max) {
+            let mean = mean(ratios);
+            report.say(&format!("{what}: {mean:.3} in the geometric mean, {worst:.3} at worst"))?;
+        }
     }
     if let Some(worst) = gains.iter().copied().reduce(f64::min) {
         let mean = mean(&gains);

@@ -1,8 +1,8 @@
 //! Runs block cases and says how far each output is from the expected one.
 //!
 //! `cargo run --release --example check_case -- FILE... [--isa ISA]... [--schedule
-//! auto|fused|unfused|ROWSxCHANNELS] [--threads N] [--json]`; `--isa all` is every
-//! instruction set of this CPU. Exits with 1 when a case fails or is not supported,
+//! auto|fused|unfused|ROWSxCHANNELS] [--layout nhwc|nchw|nhwc-nchw|nchw-nhwc]
+//! [--threads N] [--json]`; `--isa all` is every instruction set of this CPU. Exits with 1 when a case fails or is not supported,
 //! with 2 when a file is not a case or the command line is wrong.
 
 #[path = "support/case.rs"]
@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use case::Case;
+use case::layout::Layouts;
 use deviation::Deviation;
 use mbconv::{Isa, PlanOptions};
 use pool::Pool;
@@ -28,7 +29,7 @@ use serde_json::json;
 
 const USAGE: &str = "\
 usage: check_case FILE... [--isa ISA|all]... [--schedule auto|fused|unfused|ROWSxCHANNELS]
-                  [--threads N] [--json]";
+                  [--layout nhwc|nchw|nhwc-nchw|nchw-nhwc] [--threads N] [--json]";
 /// Relative to the largest expected output.
 const TOLERANCE: f64 = 2e-5;
 
@@ -37,6 +38,7 @@ struct Options {
     isas: Vec<Isa>,
     schedule_name: String,
     plan: PlanOptions,
+    layouts: Layouts,
     pool: Pool,
     json: bool,
 }
@@ -45,6 +47,7 @@ impl Options {
     fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, Box<dyn Error>> {
         let (mut files, mut isas, mut json) = (Vec::new(), Vec::new(), false);
         let (mut schedule_name, mut threads) = (String::from("auto"), 1);
+        let mut layouts = Layouts::NHWC;
         while let Some(argument) = arguments.next() {
             let mut value = || {
                 let value = arguments.next().and_then(|value| value.into_string().ok());
@@ -56,6 +59,7 @@ impl Options {
                     name => isas.push(Isa::from_name(name)?),
                 },
                 Some("--schedule") => schedule_name = value()?,
+                Some("--layout") => layouts = Layouts::parse(&value()?)?,
                 Some("--threads") => threads = options::count("--threads", &value()?)?,
                 Some("--json") => json = true,
                 Some(option) if option.starts_with('-') => Err(format!("no option {option}"))?,
@@ -69,7 +73,7 @@ impl Options {
             isas.push(Isa::detect()?);
         }
         let plan = PlanOptions::new().schedule(options::schedule(&schedule_name)?).threads(threads);
-        Ok(Self { files, isas, schedule_name, plan, pool: Pool::new(threads), json })
+        Ok(Self { files, isas, schedule_name, plan, layouts, pool: Pool::new(threads), json })
     }
 }
 
@@ -78,6 +82,7 @@ struct Report<'a> {
     file: &'a Path,
     kind: &'a str,
     schedule: &'a str,
+    layout: &'a str,
     threads: usize,
     result: Result<(Isa, String, Deviation), case::Error>,
 }
@@ -110,6 +115,7 @@ impl Report<'_> {
             "name": self.name(),
             "kind": self.kind,
             "schedule": self.schedule,
+            "layout": self.layout,
             "threads": self.threads,
             "pass": self.passes(),
         });
@@ -130,7 +136,7 @@ impl Report<'_> {
 fn check(file: &Path, options: &Options) -> Result<bool, Box<dyn Error>> {
     let print = |kind: &str, result| {
         let (schedule, threads) = (&*options.schedule_name, options.pool.threads());
-        let report = Report { file, kind, schedule, threads, result };
+        let report = Report { file, kind, schedule, layout: options.layouts.name, threads, result };
         writeln!(stdout(), "{}", if options.json { report.json() } else { report.line() })?;
         Ok(report.passes())
     };
@@ -143,7 +149,7 @@ fn check(file: &Path, options: &Options) -> Result<bool, Box<dyn Error>> {
     };
     let mut good = true;
     for &isa in &options.isas {
-        let run = case.run(&options.pool, isa, &options.plan)?;
+        let run = case.run(&options.pool, isa, &options.plan, options.layouts)?;
         let deviation = Deviation::between(case.expected(), &run.output);
         good &= print(&case.kind, Ok((isa, run.kernel, deviation)))?;
     }

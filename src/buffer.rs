@@ -117,3 +117,18 @@ impl<'a, T> Shared<'a, T> {
         unsafe { core::slice::from_raw_parts_mut(self.start, self.len) }
     }
 }
+
+/// `N` f32 on the stack that start on a cache line.
+#[repr(C, align(64))]
+pub(crate) struct Local<const N: usize>([MaybeUninit<f32>; N]);
+
+impl<const N: usize> Local<N> {
+    #[inline(always)]
+    pub(crate) fn uninit() -> Self {
+        Self([const { MaybeUninit::uninit() }; N])
+    }
+
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut f32 {
+        self.0.as_mut_ptr().cast()
+    }
+}

@@ -35,6 +35,24 @@ pub enum Error {
         /// Elements (bytes for `"scratch"`) that the slice has.
         actual: usize,
     },
+    /// A stride is less than what lies within one step of it, so that elements
+    /// would share a place.
+    Stride {
+        /// Which tensor.
+        what: &'static str,
+        /// The stride asked for, in f32.
+        stride: usize,
+        /// From the first element of a step to behind its last.
+        extent: usize,
+    },
+    /// An output with gaps between its elements was to be given out as
+    /// initialised.
+    Gaps {
+        /// f32 from the first element to behind the last.
+        len: usize,
+        /// The elements among them.
+        elements: usize,
+    },
     /// Two neighbouring stages disagree on the number of channels.
     ChannelMismatch {
         /// The stage that takes the channels.
@@ -104,6 +122,12 @@ impl fmt::Display for Error {
             Self::Overflow { what } => write!(f, "{what} does not fit the address space"),
             Self::Length { what, expected, actual } => {
                 write!(f, "{what} has length {actual}, the shapes ask for {expected}")
+            }
+            Self::Stride { what, stride, extent } => {
+                write!(f, "the {what} has a stride of {stride} over an extent of {extent}")
+            }
+            Self::Gaps { len, elements } => {
+                write!(f, "only {elements} of the output's {len} elements would be initialised")
             }
             Self::ChannelMismatch { stage, given, taken } => {
                 write!(f, "{stage} takes {taken} channels, the stage before it gives {given}")

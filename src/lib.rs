@@ -21,8 +21,8 @@
 //!
 //! # What can be relied on
 //!
-//! - Tensors are plain slices, NHWC. Nothing is read or written outside them,
-//!   not by one byte.
+//! - Tensors are plain slices, NHWC or NCHW ([`Layout`]), dense or with [`Strides`].
+//!   Nothing is read or written outside them, not by one byte.
 //! - For one instruction set the result is the same bit for bit, whatever the
 //!   schedule: fused, unfused, any tile, any batch, any number of tasks.
 //! - NaN in an input or weight makes every output that sums it NaN;
@@ -63,6 +63,7 @@ mod executor;
 mod fold;
 mod isa;
 mod kernel;
+mod layout;
 mod op;
 mod pack;
 mod params;
@@ -82,6 +83,7 @@ pub use executor::Rayon;
 pub use executor::{Executor, Serial};
 pub use fold::{BatchNorm, ChannelAxis, fold_batch_norm};
 pub use isa::Isa;
+pub use layout::{Layout, Strides};
 pub use op::bottleneck::{BottleneckPlan, DepthwiseSeparable, InvertedBottleneck};
 pub use op::depthwise::{Depthwise, DepthwisePlan};
 pub use op::pointwise::{Pointwise, PointwisePlan};

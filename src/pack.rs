@@ -21,28 +21,32 @@ pub(crate) struct Panel {
 }
 
 impl Panel {
+    /// The panel from vector `first` on, of `channels` channels in all: of the
+    /// preferred width, or wider by a vector rather than leave a single one over.
+    pub(crate) fn new<S: Lanes>(first: usize, channels: usize, tail: Tail) -> Self {
+        let left = channels.div_ceil(S::LANES) - first;
+        let preferred = S::POINTWISE_VECTORS;
+        let wider = S::POINTWISE_ROWS.get(preferred).is_some_and(|&rows| rows > 0);
+        let vectors = if wider && left == preferred + 1 { left } else { left.min(preferred) };
+        let half = tail == Tail::Zeros && (1..=S::LANES / 2).contains(&(channels % S::LANES));
+        let halved = half && vectors == left && S::POINTWISE_HALVED_ROWS[vectors - 1] > 0;
+        Self { first, vectors, halved }
+    }
+
     /// Lanes of the last vector that one pixel has.
     pub(crate) fn pixel_lanes<S: Lanes>(&self) -> usize {
         if self.halved { S::LANES / 2 } else { S::LANES }
     }
 }
 
-/// Cuts `c_out` output channels into panels: vectors of the preferred width,
-/// and one wider by a vector rather than a leftover of a single vector.
+/// Cuts `c_out` output channels into panels.
 fn panels<S: Lanes>(c_out: usize, tail: Tail) -> Vec<Panel> {
-    let total = c_out.div_ceil(S::LANES);
-    let half = tail == Tail::Zeros && (1..=S::LANES / 2).contains(&(c_out % S::LANES));
-    let preferred = S::POINTWISE_VECTORS;
-    let wider = S::POINTWISE_ROWS.get(preferred).is_some_and(|&rows| rows > 0);
     let mut panels = Vec::new();
     let mut first = 0;
-    while first < total {
-        let left = total - first;
-        let vectors = if wider && left == preferred + 1 { left } else { left.min(preferred) };
-        let last = first + vectors == total;
-        let halved = half && last && S::POINTWISE_HALVED_ROWS[vectors - 1] > 0;
-        panels.push(Panel { first, vectors, halved });
-        first += vectors;
+    while first < c_out.div_ceil(S::LANES) {
+        let panel = Panel::new::<S>(first, c_out, tail);
+        panels.push(panel);
+        first += panel.vectors;
     }
     panels
 }
@@ -122,7 +126,7 @@ impl Tail {
     }
 
     /// The channels of vector `vector`.
-    fn channels(self, vector: usize, channels: usize, lanes: usize) -> Range<usize> {
+    pub(crate) fn channels(self, vector: usize, channels: usize, lanes: usize) -> Range<usize> {
         let end = ((vector + 1) * lanes).min(channels);
         match self {
             Self::Zeros => vector * lanes..end,

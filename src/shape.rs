@@ -249,4 +249,30 @@ impl Placed {
         let last = ((rows.end - 1) * self.stride[0] + extent).saturating_sub(self.before[0]);
         first.min(self.input.height)..last.min(self.input.height)
     }
+
+    /// The most inputs along an axis that `outputs` outputs read.
+    pub(crate) fn reach(&self, axis: usize, outputs: usize) -> usize {
+        let extent = (self.kernel[axis] - 1) * self.dilation[axis] + 1;
+        let size = [self.input.height, self.input.width][axis];
+        ((outputs - 1) * self.stride[axis] + extent).min(size)
+    }
+
+    /// The window over the output columns `columns` alone, and the first of the
+    /// input columns that it reads.
+    pub(crate) fn strip(&self, columns: Range<usize>) -> (Self, usize) {
+        let extent = (self.kernel[1] - 1) * self.dilation[1] + 1;
+        let start = columns.start * self.stride[1];
+        // Every output has its first tap left of the image's end, its last tap right
+        // of its beginning.
+        let first = start.saturating_sub(self.before[1]);
+        let end = (columns.end - 1) * self.stride[1] + extent - self.before[1];
+        let width = end.min(self.input.width) - first;
+        let strip = Self {
+            input: Shape { width, ..self.input },
+            output: Shape { width: columns.len(), ..self.output },
+            before: [self.before[0], self.before[1].saturating_sub(start)],
+            ..*self
+        };
+        (strip, first)
+    }
 }

@@ -95,16 +95,17 @@ impl Work<'_> {
         (rows, self.part(&rows, |part| part.decide(options)))
     }
 
-    /// Bytes of one ring and of one band.
-    pub(crate) fn buffers(&self, cut: &Cut, tile: &Tile) -> [usize; 2] {
-        let Problem { window, expand, project, core: Core { lanes, .. }, .. } = self.problem;
+    /// Bytes of one ring, of one band, and of one buffer of turned pixels.
+    pub(crate) fn buffers(&self, cut: &Cut, tile: &Tile) -> [usize; 3] {
+        let Problem { window, expand, project, turned, core: Core { lanes, .. }, .. } =
+            self.problem;
         let ring = if expand { tile.ring_elements(window, lanes) } else { 0 };
         let band = match cut.by {
             By::Channels(_) => Tile { vectors: self.vectors(), ..*tile },
             _ => *tile,
         };
-        let band = if project { band.band_elements(window, lanes) } else { 0 };
-        [ring, band].map(|n| n * size_of::<f32>())
+        let band = if project { band.band_elements(lanes) } else { 0 };
+        [ring, band, tile.turned_elements(window, &turned)].map(|n| n * size_of::<f32>())
     }
 
     /// Whether a cut by channels goes with the schedule asked for and leaves half
@@ -113,13 +114,14 @@ impl Work<'_> {
     fn allows(&self, cut: &Cut, options: &PlanOptions) -> bool {
         cut.tasks > 1
             && self.problem.project
+            && self.problem.flat
             && matches!(options.schedule, Schedule::Auto | Schedule::Fused)
             && self.bytes_each(cut) <= options.caches.l2 / 2
     }
 
     /// A task's share of rings and band, where it is cut by channels.
     fn bytes_each(&self, cut: &Cut) -> usize {
-        let [ring, band] = self.buffers(cut, &self.tile());
+        let [ring, band, _] = self.buffers(cut, &self.tile());
         ring.saturating_add(band / cut.tasks)
     }
 
@@ -128,6 +130,7 @@ impl Work<'_> {
         let Placed { input, output, .. } = *self.problem.window;
         Tile {
             rows: output.height,
+            columns: output.width,
             vectors: self.problem.panel.min(self.vectors()),
             ring: input.height,
             interleaved: true,
@@ -228,6 +231,7 @@ mod tests {
     use alloc::vec::Vec;
 
     use super::*;
+    use crate::kernel::bottleneck::Turned;
     use crate::schedule::Caches;
     use crate::shape::{Padding, Window};
 
@@ -258,6 +262,8 @@ mod tests {
             c_out: c[2],
             panel: 2,
             core: Core { lanes: 16, panel: 2, pointwise: [14, 12, 9, 0], depthwise: [2, 7] },
+            turned: Turned { stem: None, c_in: None, c_out: None },
+            flat: true,
         };
         let caches = Caches { l1: 48 << 10, l2: 1 << 20, ..Caches::default() };
         let options = PlanOptions::new().caches(caches).schedule(schedule);

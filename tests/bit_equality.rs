@@ -1,22 +1,27 @@
 //! One result, bit for bit: whatever schedule, tile, caches, number of tasks and
 //! executor, on every instruction set.
 
+#![allow(unsafe_code, reason = "reads what a run has initialised")]
+
 mod common;
 
 use std::mem::MaybeUninit;
 
 use common::{
-    Block, Fill, Form, Layer, Pool, Rng, any_activation, channels, check_bits, isas, multiplier,
-    pool, window,
+    Block, Fill, Form, Layer, Placement, Pool, Rng, Window, any_activation, channels, check_bits,
+    isas, multiplier, pool, window,
 };
 use mbconv::{
-    Caches, Depthwise, Error, InvertedBottleneck, PlanOptions, Pointwise, Result, Schedule, Shape,
+    Activation, Caches, Depthwise, Error, InvertedBottleneck, Layout, Padding, PlanOptions,
+    Pointwise, Result, Schedule, Shape,
 };
 use proptest::prelude::*;
 
 /// How a plan is made and run, if not plainly.
 #[derive(Debug, Clone, Copy)]
 struct Configuration {
+    input: Placement,
+    output: Placement,
     schedule: Schedule,
     caches: Caches,
     threads: usize,
@@ -35,16 +40,25 @@ impl Configuration {
         // L2 from where little fits to where everything does.
         let caches =
             (10u32..=22).prop_map(|bits| Caches { l1: 1 << 12, l2: 1 << bits, l3: 1 << 20 });
-        (schedule, caches, 1usize..=8, pool()).prop_map(|(schedule, caches, threads, pool)| Self {
-            schedule,
-            caches,
-            threads,
-            pool,
-        })
+        let places = (Placement::any(), Placement::any());
+        (places, schedule, caches, 1usize..=8, pool()).prop_map(
+            |((input, output), schedule, caches, threads, pool)| Self {
+                input,
+                output,
+                schedule,
+                caches,
+                threads,
+                pool,
+            },
+        )
     }
 
-    fn options(&self) -> PlanOptions {
-        PlanOptions::new().schedule(self.schedule).caches(self.caches).threads(self.threads)
+    /// For these shapes and channels of input and output.
+    fn options(&self, input: (Shape, usize), output: (Shape, usize)) -> PlanOptions {
+        let options =
+            PlanOptions::new().schedule(self.schedule).caches(self.caches).threads(self.threads);
+        let options = self.input.input(options, input.0, input.1);
+        self.output.output(options, output.0, output.1)
     }
 }
 
@@ -62,15 +76,35 @@ fn shape() -> impl Strategy<Value = Shape> {
     (1usize..=3, 1usize..=15, 1usize..=15).prop_map(|(n, h, w)| Shape::new(n, h, w))
 }
 
-/// What `run` gives on memory that nobody has initialised, twice.
+/// Where a run can write.
+enum Output<'a> {
+    Initialised(&'a mut [f32]),
+    Uninitialised(&'a mut [MaybeUninit<f32>]),
+}
+
+/// What `run` gives twice, as dense NHWC: on memory that nobody has initialised or,
+/// where gaps are to be watched, on what has values.
 fn output(
-    len: usize,
-    mut run: impl FnMut(&mut [MaybeUninit<f32>]) -> Result<Vec<f32>>,
-) -> Result<Vec<f32>> {
-    let mut memory = vec![MaybeUninit::uninit(); len];
-    let first = run(&mut memory)?;
-    check_bits("the second run", &first, &run(&mut memory)?);
-    Ok(first)
+    placement: Placement,
+    (shape, channels): (Shape, usize),
+    mut run: impl FnMut(Output<'_>) -> Result<()>,
+) -> Vec<f32> {
+    let mut memory = placement.empty(shape, channels);
+    let dense = placement.slack.is_none();
+    let mut uninit = vec![MaybeUninit::uninit(); if dense { memory.len() } else { 0 }];
+    let mut once = || {
+        if dense {
+            run(Output::Uninitialised(&mut uninit)).unwrap();
+            // SAFETY: `run` has passed.
+            memory = uninit.iter().map(|x| unsafe { x.assume_init() }).collect();
+        } else {
+            run(Output::Initialised(&mut memory)).unwrap();
+        }
+        placement.collect("output", shape, channels, &memory)
+    };
+    let first = once();
+    check_bits("the second run", &first, &once());
+    first
 }
 
 proptest! {
@@ -100,11 +134,19 @@ proptest! {
                 None => plain.run(&x, &mut expected),
             }
             .unwrap();
-            let plan = op.plan_with(shape, &configuration.options()).unwrap();
-            let y = output(expected.len(), |y| {
-                plan.run_uninit(&configuration.pool, &x, r, y).map(|y| y.to_vec())
+            let ends = [(shape, c_in), (shape, c_out)];
+            let Configuration { input, output, pool, .. } = configuration;
+            let plan = op.plan_with(shape, &configuration.options(ends[0], ends[1])).unwrap();
+            let x = input.place(shape, c_in, &x);
+            let r = r.map(|r| output.place(shape, c_out, r));
+            let y = self::output(output, ends[1], |y| match (y, &r) {
+                (Output::Uninitialised(y), r) => {
+                    plan.run_uninit(&pool, &x, r.as_deref(), y).map(drop)
+                }
+                (Output::Initialised(y), Some(r)) => plan.run_residual(&x, r, y),
+                (Output::Initialised(y), None) => plan.run_with(&pool, &x, y),
             });
-            check_bits(&plan.kernel_name(), &expected, &y.unwrap());
+            check_bits(&plan.kernel_name(), &expected, &y);
         }
     }
 
@@ -131,11 +173,15 @@ proptest! {
             };
             let mut expected = vec![f32::NAN; plain.output_len()];
             plain.run(&x, &mut expected).unwrap();
-            let plan = op.plan_with(shape, &configuration.options()).unwrap();
-            let y = output(expected.len(), |y| {
-                plan.run_uninit(&configuration.pool, &x, y).map(|y| y.to_vec())
+            let ends = [(shape, c), (plain.output_shape(), outputs)];
+            let Configuration { input, output, pool, .. } = configuration;
+            let plan = op.plan_with(shape, &configuration.options(ends[0], ends[1])).unwrap();
+            let x = input.place(shape, c, &x);
+            let y = self::output(output, ends[1], |y| match y {
+                Output::Uninitialised(y) => plan.run_uninit(&pool, &x, y).map(drop),
+                Output::Initialised(y) => plan.run_with(&pool, &x, y),
             });
-            check_bits(&plan.kernel_name(), &expected, &y.unwrap());
+            check_bits(&plan.kernel_name(), &expected, &y);
         }
     }
 
@@ -159,14 +205,84 @@ proptest! {
             };
             let mut expected = vec![f32::NAN; plain.output_len()];
             plain.run(&x, &mut expected, &mut plain.scratch()).unwrap();
-            let plan = op.plan_with(shape, &configuration.options()).unwrap();
+            let c_out = if form.project { form.c[2] } else { form.c[1] };
+            let ends = [(shape, form.c[0]), (plain.output_shape(), c_out)];
+            let Configuration { input, output, pool, .. } = configuration;
+            let plan = op.plan_with(shape, &configuration.options(ends[0], ends[1])).unwrap();
             let mut scratch = plan.scratch();
-            let y = output(expected.len(), |y| {
-                let y = plan.run_uninit(&configuration.pool, &x, y, &mut scratch)?;
-                Ok(y.to_vec())
+            let x = input.place(shape, form.c[0], &x);
+            let y = self::output(output, ends[1], |y| match y {
+                Output::Uninitialised(y) => {
+                    plan.run_uninit(&pool, &x, y, &mut scratch).map(drop)
+                }
+                Output::Initialised(y) => plan.run_with(&pool, &x, y, &mut scratch),
             });
             let context = format!("{} {}", plan.kernel_name(), plan.explain());
-            check_bits(&context, &expected, &y.unwrap());
+            check_bits(&context, &expected, &y);
+        }
+    }
+}
+
+/// Sizes at which layers that are turned go in several parts: many channels, and
+/// rows of more vectors than are looked at together.
+#[test]
+fn large_layers_in_every_layout() {
+    let rng = &mut Rng::new(11);
+    let (dense, gaps) = (None, Some([3, 0, 5, 1]));
+    let places = [(Layout::Nhwc, dense), (Layout::Nchw, dense), (Layout::Nhwc, gaps)]
+        .into_iter()
+        .chain([(Layout::Nchw, gaps)])
+        .map(|(layout, slack)| Placement { layout, slack });
+    let pairs: Vec<_> = places.clone().flat_map(|x| places.clone().map(move |y| (x, y))).collect();
+    for (shape, c_in, c_out) in [
+        (Shape::new(1, 7, 7), 600, 190),
+        (Shape::new(2, 4, 40), 300, 23),
+        (Shape::new(1, 3, 150), 5, 350),
+    ] {
+        let layer = Layer::new(rng, Fill::Real, c_in * c_out, c_out, Activation::Silu);
+        let x = Fill::Real.vec(rng, shape.elements(c_in).unwrap());
+        let r = Fill::Real.vec(rng, shape.elements(c_out).unwrap());
+        for isa in isas() {
+            let op = Pointwise::with_isa(&layer.pointwise(c_in, c_out), isa).unwrap();
+            let mut expected = vec![f32::NAN; r.len()];
+            op.plan(shape).unwrap().run_residual(&x, &r, &mut expected).unwrap();
+            for (input, output) in &pairs {
+                let options = input.input(PlanOptions::new(), shape, c_in);
+                let options = output.output(options, shape, c_out);
+                let plan = op.plan_with(shape, &options).unwrap();
+                let (x, r) = (input.place(shape, c_in, &x), output.place(shape, c_out, &r));
+                let mut y = output.empty(shape, c_out);
+                plan.run_residual(&x, &r, &mut y).unwrap();
+                let context = format!("{} {input:?} {output:?}", plan.kernel_name());
+                check_bits(&context, &expected, &output.collect(&context, shape, c_out, &y));
+            }
+        }
+    }
+    for (shape, c, kernel, stride) in [
+        (Shape::new(1, 9, 150), 19, 3, 1),
+        (Shape::new(1, 9, 150), 19, 3, 2),
+        (Shape::new(1, 12, 90), 5, 5, 2),
+        (Shape::new(1, 12, 90), 33, 7, 1),
+    ] {
+        let padding = Padding::SameUpper;
+        let window = Window { kernel: [kernel; 2], stride: [stride; 2], dilation: [1, 1], padding };
+        let layer = Layer::new(rng, Fill::Real, kernel * kernel * c, c, Activation::Relu6);
+        let x = Fill::Real.vec(rng, shape.elements(c).unwrap());
+        for isa in isas() {
+            let op = Depthwise::with_isa(&layer.depthwise(c, &window), isa).unwrap();
+            let plan = op.plan(shape).unwrap();
+            let mut expected = vec![f32::NAN; plan.output_len()];
+            plan.run(&x, &mut expected).unwrap();
+            let after = plan.output_shape();
+            for (input, output) in &pairs {
+                let options = input.input(PlanOptions::new(), shape, c);
+                let options = output.output(options, after, c);
+                let plan = op.plan_with(shape, &options).unwrap();
+                let mut y = output.empty(after, c);
+                plan.run(&input.place(shape, c, &x), &mut y).unwrap();
+                let context = format!("{} {input:?} {output:?}", plan.kernel_name());
+                check_bits(&context, &expected, &output.collect(&context, after, c, &y));
+            }
         }
     }
 }

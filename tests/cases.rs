@@ -14,6 +14,7 @@ use std::path::Path;
 use std::{env, fs, io};
 
 use case::Case;
+use case::layout::Layouts;
 use common::Pool;
 use deviation::Deviation;
 use mbconv::{Isa, PlanOptions, Schedule, Serial};
@@ -46,9 +47,13 @@ fn lite0() -> Result<(), Box<dyn Error>> {
         for isa in common::isas() {
             for (&schedule, threads) in schedules.iter().zip(1..=3) {
                 let options = PlanOptions::new().schedule(schedule).threads(threads);
-                let run = case.run(&Pool::Threads, isa, &options)?;
-                let error = Deviation::between(case.expected(), &run.output).relative;
-                assert!(error <= TOLERANCE, "{name}, {}: {error:e}", run.kernel);
+                for layouts in ["nhwc", "nchw", "nhwc-nchw", "nchw-nhwc"] {
+                    let layouts = Layouts::parse(layouts)?;
+                    let run = case.run(&Pool::Threads, isa, &options, layouts)?;
+                    let error = Deviation::between(case.expected(), &run.output).relative;
+                    let (kernel, layouts) = (run.kernel, layouts.name);
+                    assert!(error <= TOLERANCE, "{name}, {kernel} {layouts}: {error:e}");
+                }
             }
         }
         cases += 1;
@@ -136,7 +141,7 @@ impl Draft {
 
 fn run(draft: &Draft) -> Vec<f32> {
     let case = Case::parse(&draft.bytes()).expect("the draft is a case");
-    case.run(&Serial, Isa::detect().expect("an ISA"), &PlanOptions::new())
+    case.run(&Serial, Isa::detect().expect("an ISA"), &PlanOptions::new(), Layouts::NHWC)
         .expect("a case runs")
         .output
 }
@@ -174,8 +179,13 @@ fn a_changed_byte_never_panics() {
             let mut bytes = bytes.clone();
             bytes[i] ^= flip;
             if let Ok(case) = Case::parse(&bytes) {
-                case.run(&Serial, Isa::detect().expect("an ISA"), &PlanOptions::new())
-                    .expect("a case runs");
+                case.run(
+                    &Serial,
+                    Isa::detect().expect("an ISA"),
+                    &PlanOptions::new(),
+                    Layouts::NHWC,
+                )
+                .expect("a case runs");
             }
         }
     }

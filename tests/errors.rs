@@ -6,8 +6,8 @@ mod common;
 use common::isas;
 use mbconv::{
     Activation, BatchNorm, BottleneckParams, ChannelAxis, ConvParams, Depthwise, DepthwiseParams,
-    Error, InvertedBottleneck, Isa, Padding, PlanOptions, Pointwise, PointwiseParams, Result,
-    Serial, Shape, fold_batch_norm, reference,
+    Error, InvertedBottleneck, Isa, Layout, Padding, PlanOptions, Pointwise, PointwiseParams,
+    Result, Serial, Shape, Strides, fold_batch_norm, reference,
 };
 
 /// The error that a call must give.
@@ -251,6 +251,57 @@ fn stem() {
     assert_eq!(plan.output_shape(), Shape::new(1, 2, 2));
     let length = Error::Length { what: "input", expected: 32, actual: 64 };
     expect(plan.run(&[0.0; 64], &mut [0.0; 16], &mut plan.scratch()), length, "64");
+}
+
+/// Of all operations alike: they share the checks.
+#[test]
+fn strides() {
+    let op = Pointwise::new(&PointwiseParams::new(3, 3, &[0.0; 9])).unwrap();
+    let shape = Shape::new(2, 4, 5);
+    let plan = |strides| {
+        let options = PlanOptions::new().input_strides(strides);
+        op.plan_with(shape, &options).map(|plan| plan.input_len())
+    };
+    let [batch, row, pixel] = [70, 17, 3];
+    assert_eq!(plan(Strides::Nhwc { batch, row, pixel }), Ok(70 + 3 * 17 + 4 * 3 + 3));
+    for (strides, stride, extent) in [
+        (Strides::Nhwc { batch, row, pixel: 2 }, 2, 3),
+        (Strides::Nhwc { batch, row: 14, pixel }, 14, 15),
+        (Strides::Nhwc { batch: 65, row, pixel }, 65, 66),
+        (Strides::Nhwc { batch: 0, row: 0, pixel: 0 }, 0, 3),
+        (Strides::Nchw { batch, plane: 20, row: 4 }, 4, 5),
+        (Strides::Nchw { batch, plane: 19, row: 5 }, 19, 20),
+        (Strides::Nchw { batch: 59, plane: 20, row: 5 }, 59, 60),
+    ] {
+        let error = Error::Stride { what: "input", stride, extent };
+        expect(plan(strides), error.clone(), &format!("stride of {stride} over"));
+        let options = PlanOptions::new().output_strides(strides);
+        let error = op.plan_with(shape, &options).map(drop).unwrap_err();
+        assert!(matches!(error, Error::Stride { what: "output", .. }), "{error}");
+    }
+    for row in [HUGE, usize::MAX, isize::MAX as usize / 8] {
+        let strides = Strides::Nhwc { batch: usize::MAX, row, pixel };
+        expect(plan(strides), Error::Overflow { what: "input" }, "input");
+    }
+
+    let strides = Strides::Nhwc { batch: 100, row: 20, pixel: 4 };
+    let options = PlanOptions::new().output_strides(strides).input_layout(Layout::Nchw);
+    let plan = op.plan_with(shape, &options).unwrap();
+    let (x, len) = ([0.0; 120], 100 + 3 * 20 + 4 * 4 + 3);
+    assert_eq!(plan.output_len(), len);
+    let error = Error::Length { what: "output", expected: len, actual: len - 1 };
+    expect(plan.run(&x, &mut vec![0.0; len - 1]), error, "length 178, the shapes ask for 179");
+    for more in [0, 5] {
+        plan.run(&x, &mut vec![0.0; len + more]).unwrap();
+        let mut y = vec![core::mem::MaybeUninit::uninit(); len + more];
+        let error = Error::Gaps { len: len + more, elements: 120 };
+        expect(plan.run_uninit(&Serial, &x, None, &mut y), error, "only 120 of");
+    }
+    let error = Error::Length { what: "residual", expected: len, actual: 80 };
+    expect(plan.run_residual(&x, &[0.0; 80], &mut vec![0.0; len]), error, "length 80");
+    // A dense tensor has its length exactly.
+    let error = Error::Length { what: "input", expected: 120, actual: 121 };
+    expect(plan.run(&[0.0; 121], &mut vec![0.0; len]), error, "length 121");
 }
 
 #[test]

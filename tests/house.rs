@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 7] = [
     &["executor", "schedule"],
     &["kernel"],
     &["pack", "reference"],
-    &["activation", "buffer", "error", "fold", "isa", "params", "shape", "simd"],
+    &["activation", "buffer", "error", "fold", "isa", "layout", "params", "shape", "simd"],
 ];
 
 /// The files whose `unsafe` is expected.

@@ -74,23 +74,25 @@ fn run_allocates_nothing() {
     let pool = Pool::new(3);
     pool.run(3, &|_| ()); // locks may allocate when they are first used
     for (executor, threads) in [(&Serial as &dyn Executor, 1), (&Serial, 3), (&pool, 3)] {
-        run_all(&Counted(executor), threads);
+        for layout in [mbconv::Layout::Nhwc, mbconv::Layout::Nchw] {
+            run_all(&Counted(executor), PlanOptions::new().threads(threads).layout(layout));
+        }
     }
     #[cfg(feature = "rayon")]
     {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-        pool.install(|| run_all(&Counted(&mbconv::Rayon::new()), 3));
-        pool.install(|| run_all(&Counted(&mbconv::Rayon::in_pool(&pool)), 3));
+        let options = PlanOptions::new().threads(3);
+        pool.install(|| run_all(&Counted(&mbconv::Rayon::new()), options));
+        pool.install(|| run_all(&Counted(&mbconv::Rayon::in_pool(&pool)), options));
     }
 }
 
-fn run_all(executor: &dyn Executor, threads: usize) {
+fn run_all(executor: &dyn Executor, options: PlanOptions) {
     let rng = &mut Rng::new(7);
     let shape = Shape::new(2, 9, 11);
     let c = [5, 30, 7];
     let window =
         Window { kernel: [3, 3], stride: [2, 2], dilation: [1, 1], padding: Padding::SameUpper };
-    let options = PlanOptions::new().threads(threads);
     for act in [Activation::Relu6, Activation::Silu] {
         let block = Block {
             c,

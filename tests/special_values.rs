@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::{Rng, check_exact, isas};
+use common::{Placement, Rng, check_exact, isas};
 use mbconv::{
     Activation, BottleneckParams, ConvParams, Depthwise, DepthwiseParams, InvertedBottleneck,
-    Padding, PlanOptions, Pointwise, PointwiseParams, Schedule, Shape, reference,
+    Layout, Padding, PlanOptions, Pointwise, PointwiseParams, Schedule, Shape, reference,
 };
 
 const SPECIAL: [f32; 12] = [
@@ -96,10 +96,17 @@ fn padded_taps_contribute_nothing() {
                     .expand(PointwiseParams::new(c, c, &expand));
                 let whole = reference::bottleneck(&block, shape, &x).unwrap();
                 for isa in isas() {
-                    let plan = Depthwise::with_isa(&params, isa).unwrap().plan(shape).unwrap();
-                    let mut y = vec![0.0; x.len()];
-                    plan.run(&x, &mut y).unwrap();
-                    check_exact(&plan.kernel_name(), &expected, &y);
+                    let op = Depthwise::with_isa(&params, isa).unwrap();
+                    for layout in [Layout::Nhwc, Layout::Nchw] {
+                        // All inputs are alike, so any layout has them.
+                        let options = PlanOptions::new().layout(layout);
+                        let plan = op.plan_with(shape, &options).unwrap();
+                        let mut y = vec![0.0; x.len()];
+                        plan.run(&x, &mut y).unwrap();
+                        let place = Placement { layout, slack: None };
+                        let y = place.collect("depthwise", shape, c, &y);
+                        check_exact(&plan.kernel_name(), &expected, &y);
+                    }
                     let op = InvertedBottleneck::with_isa(&block, isa).unwrap();
                     for schedule in [Schedule::Fused, Schedule::Unfused] {
                         let options = PlanOptions::new().schedule(schedule);

@@ -7,11 +7,13 @@
 //! `expand.weight` `[c_exp, c_in]`, `depthwise.weight` `[kh, kw, c_exp]`,
 //! `project.weight` `[c_out, c_exp]`, each with a `.bias`.
 
+pub(crate) mod layout;
 mod tensors;
 
 use core::error;
 use core::fmt;
 
+use layout::{Layouts, arranged, channels_last};
 use mbconv::{
     Activation, BottleneckParams, BottleneckPlan, Depthwise, DepthwisePlan, Executor,
     InvertedBottleneck, Isa, Padding, PlanOptions, Shape,
@@ -138,18 +140,22 @@ impl Case {
         executor: &dyn Executor,
         isa: Isa,
         options: &PlanOptions,
+        layouts: Layouts,
     ) -> mbconv::Result<Run> {
-        let (input, mut output) = (&self.input.data, vec![f32::NAN; self.expected.data.len()]);
-        let kernel = match self.plan(isa, options)? {
+        let channels = |tensor: &Tensor<3>| tensor.shape[2];
+        let input = arranged(layouts.input, &self.input.data, channels(&self.input));
+        let mut output = vec![f32::NAN; self.expected.data.len()];
+        let kernel = match self.plan(isa, &layouts.set(*options))? {
             Plan::Block(plan) => {
-                plan.run_with(executor, input, &mut output, &mut plan.scratch())?;
+                plan.run_with(executor, &input, &mut output, &mut plan.scratch())?;
                 plan.kernel_name()
             }
             Plan::Depthwise(plan) => {
-                plan.run_with(executor, input, &mut output)?;
+                plan.run_with(executor, &input, &mut output)?;
                 plan.kernel_name()
             }
         };
+        let output = channels_last(layouts.output, &output, channels(&self.expected));
         Ok(Run { kernel, output })
     }
 

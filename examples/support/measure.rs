@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use mbconv::{Executor, Isa, PlanOptions, Schedule, Scratch, measure_peak};
 
+use crate::layout::Layouts;
 use crate::pool::Pool;
 use crate::timing::{Flush, Summary, median, samples};
 use crate::workloads::Workload;
@@ -29,6 +30,8 @@ pub(crate) struct Method {
     pub(crate) rounds: usize,
     /// Of blocks.
     pub(crate) schedules: Vec<Schedule>,
+    /// The first is what the others are compared with.
+    pub(crate) layouts: Vec<Layouts>,
     /// One for each number of threads.
     pub(crate) pools: Vec<Pool>,
     /// Whether to time the planner's neighbourhood too.
@@ -47,6 +50,8 @@ pub(crate) struct Row {
     pub(crate) explained: Option<String>,
     /// One of the candidates of `--tiles`.
     pub(crate) candidate: bool,
+    /// For layouts after the first: its median in those of the first.
+    pub(crate) ratio: Option<f64>,
     /// In microseconds.
     pub(crate) time: Summary,
     pub(crate) gflops: f64,
@@ -60,6 +65,8 @@ pub(crate) struct Row {
 struct Variant {
     name: String,
     candidate: bool,
+    /// The variant that differs in the layout only.
+    base: Option<usize>,
     auto: bool,
     plan: Plan,
     /// Of the method's pools.
@@ -149,6 +156,7 @@ pub(crate) fn measure(
     failed.into_inner()?;
 
     let peaks: Vec<f64> = peaks.iter_mut().map(|peaks| median(peaks)).collect();
+    let medians: Vec<f64> = times.iter_mut().map(|times| Summary::of(times).median).collect();
     let row = |(variant, times): (Variant, &mut Vec<f64>)| {
         let peak = peaks[variant.pool];
         let time = Summary::of(times);
@@ -161,6 +169,7 @@ pub(crate) fn measure(
             chosen: block.filter(|_| variant.auto).map(|plan| schedule(plan.is_fused())),
             explained: block.map(|plan| plan.explain()),
             candidate: variant.candidate,
+            ratio: variant.base.map(|base| time.median / medians[base]),
             time,
             gflops,
             peak,
@@ -196,21 +205,27 @@ fn variants(
     isa: Isa,
     method: &Method,
 ) -> mbconv::Result<Vec<Variant>> {
-    let mut variants = Vec::new();
+    let mut variants: Vec<Variant> = Vec::new();
     for pool in 0..method.pools.len() {
         let threads = method.pools[pool].threads();
         let mut add = |schedule, candidate| -> mbconv::Result<()> {
-            let options = PlanOptions::new().schedule(schedule).threads(threads);
-            let plan = loaded.plan_with(operation, &options)?;
-            let name = match schedule {
-                _ if !loaded.workload.kind.is_block() => plan.kernel_name(),
-                Schedule::Fused => String::from("fused"),
-                Schedule::Unfused => String::from("unfused"),
-                Schedule::Tiled { rows, channels } => format!("{rows}x{channels}"),
-                _ => String::from("auto"),
-            };
-            let auto = schedule == Schedule::Auto;
-            variants.push(Variant { name, candidate, auto, plan, pool });
+            let first = variants.len();
+            for (i, layouts) in method.layouts.iter().enumerate() {
+                let options = PlanOptions::new().schedule(schedule).threads(threads);
+                let plan = loaded.plan_with(operation, &layouts.set(options))?;
+                let mut name = match schedule {
+                    _ if !loaded.workload.kind.is_block() => plan.kernel_name(),
+                    Schedule::Fused => String::from("fused"),
+                    Schedule::Unfused => String::from("unfused"),
+                    Schedule::Tiled { rows, channels } => format!("{rows}x{channels}"),
+                    _ => String::from("auto"),
+                };
+                if *layouts != Layouts::NHWC {
+                    name = format!("{name} {}", layouts.name);
+                }
+                let (base, auto) = ((i > 0).then_some(first), schedule == Schedule::Auto);
+                variants.push(Variant { name, candidate, base, auto, plan, pool });
+            }
             Ok(())
         };
         if !loaded.workload.kind.is_block() {

@@ -6,14 +6,20 @@
 //! `[channel vector][row][column][lane]`, so that the depthwise tile walks
 //! memory straight on. When a slab is not all channels, the output holds the
 //! partial sums from slab to slab.
+//!
+//! An image too wide for the cache is taken in strips of columns. Planes are turned
+//! on the way: the input rows that a band needs go into a ring of rows with channels
+//! last, and the band's output rows come out of another buffer.
 
 use core::ops::Range;
 
 use crate::activation::Activation;
 use crate::kernel::parts::{Axis, Parts, by_image, share};
+use crate::kernel::transpose::transpose;
 use crate::kernel::{depthwise, pointwise, stem};
+use crate::layout::View;
 use crate::pack::{PackedDepthwise, PackedPointwise, Panel, Tail};
-use crate::shape::{Placed, Shape};
+use crate::shape::Placed;
 use crate::simd::{Kernel, Lanes};
 
 /// The size of a tile and of the two buffers that hold it.
@@ -21,6 +27,8 @@ use crate::simd::{Kernel, Lanes};
 pub(crate) struct Tile {
     /// Output rows in a band.
     pub(crate) rows: usize,
+    /// Output columns of a strip.
+    pub(crate) columns: usize,
     /// Channel vectors in a slab.
     pub(crate) vectors: usize,
     /// Rows of the ring that holds the expanded slab.
@@ -54,11 +62,12 @@ impl Cut {
         if self.by == By::Rows { 1 } else { 2 * batch }
     }
 
-    /// How many rings and bands there are: one for each task or one for all.
-    pub(crate) fn buffers(&self) -> [usize; 2] {
+    /// How many rings, bands and buffers for turned pixels there are: one for each
+    /// task or one for all.
+    pub(crate) fn buffers(&self) -> [usize; 3] {
         match self.by {
-            By::Rows => [self.tasks, self.tasks],
-            By::Channels(_) => [self.tasks, 1],
+            By::Rows => [self.tasks; 3],
+            By::Channels(_) => [self.tasks, 1, 1],
         }
     }
 }
@@ -73,36 +82,86 @@ pub(crate) struct Stage<'a> {
 /// A block ready to run on some images.
 #[derive(Clone, Copy)]
 pub(crate) struct Block<'a> {
-    pub(crate) window: &'a Placed,
+    pub(crate) window: Placed,
     pub(crate) expand: Option<Stage<'a>>,
     /// Where the expansion is a stem: its window over the image. The other window
     /// is over what it gives.
-    pub(crate) stem: Option<&'a Placed>,
+    pub(crate) stem: Option<Placed>,
     pub(crate) depthwise: &'a PackedDepthwise,
     pub(crate) depthwise_activation: Activation,
     /// None: the depthwise convolution writes the output, there is no band.
     pub(crate) project: Option<Stage<'a>>,
-    pub(crate) residual: bool,
+    /// Whether the input is added to the output, and which of its columns to the
+    /// first one.
+    pub(crate) residual: Option<usize>,
     pub(crate) tile: Tile,
     pub(crate) cut: Cut,
-    /// NHWC images.
     pub(crate) input: *const f32,
+    pub(crate) input_view: View,
     pub(crate) output: *mut f32,
+    pub(crate) output_view: View,
     /// The task's ring, [`Tile::ring_elements`] long, and its band,
     /// [`Tile::band_elements`] or, where all tasks share it, as long for all vectors.
     pub(crate) expanded: *mut f32,
     pub(crate) band: *mut f32,
+    /// Turned pixels, [`Tile::turned_elements`] long.
+    pub(crate) turned: *mut f32,
+}
+
+/// Input rows with channels last: the image, or the ring of those that were turned.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows {
+    pub(crate) start: *const f32,
+    pub(crate) row: usize,
+    pub(crate) pixel: usize,
+    /// How many there are before the first place is used again.
+    pub(crate) ring: usize,
+}
+
+impl Rows {
+    pub(crate) fn at(&self, row: usize) -> *const f32 {
+        self.start.wrapping_add(row % self.ring * self.row)
+    }
+
+    /// How many of the rows `rows`, from the first on, follow each other as pixels do.
+    fn together(&self, rows: &Range<usize>, width: usize) -> usize {
+        if self.row == width * self.pixel {
+            rows.len().min(self.ring - rows.start % self.ring)
+        } else {
+            rows.len().min(1)
+        }
+    }
+}
+
+/// What is turned on the way in and out, if anything.
+#[derive(Clone, Copy)]
+pub(crate) struct Turned<'a> {
+    pub(crate) stem: Option<&'a Placed>,
+    /// The channels of input and output where these are planar.
+    pub(crate) c_in: Option<usize>,
+    pub(crate) c_out: Option<usize>,
 }
 
 impl Tile {
     /// f32 of the expanded slab's ring.
     pub(crate) fn ring_elements(&self, window: &Placed, lanes: usize) -> usize {
-        self.vectors * self.ring * window.input.width * lanes
+        self.vectors * self.ring * window.reach(1, self.columns) * lanes
     }
 
     /// f32 of the depthwise output's band.
-    pub(crate) fn band_elements(&self, window: &Placed, lanes: usize) -> usize {
-        self.vectors * self.rows * window.output.width * lanes
+    pub(crate) fn band_elements(&self, lanes: usize) -> usize {
+        self.vectors * self.rows * self.columns * lanes
+    }
+
+    /// f32 of the turned pixels: the ring of input rows, then the band of output rows.
+    pub(crate) fn turned_elements(&self, window: &Placed, turned: &Turned<'_>) -> usize {
+        let [rows, columns] = [self.ring, window.reach(1, self.columns)];
+        let [rows, columns] = match turned.stem {
+            None => [rows, columns],
+            Some(stem) => [stem.reach(0, rows), stem.reach(1, columns)],
+        };
+        turned.c_in.map_or(0, |c_in| rows * columns * c_in)
+            + turned.c_out.map_or(0, |c_out| self.rows * self.columns * c_out)
     }
 }
 
@@ -149,15 +208,18 @@ impl Block<'_> {
     /// Output rows from the input on.
     unsafe fn rows<S: Lanes>(&self, s: S, task: usize) {
         let output = self.window.output;
-        let vectors = self.vectors::<S>();
         let rows = share(output.batch * output.height, self.cut.tasks, task);
         for (image, rows) in by_image(rows, output.height) {
-            let mut first = 0;
-            while first < vectors {
-                let slab = self.slab(first, vectors);
-                first = slab.end;
-                // SAFETY: the image's rows are the task's.
-                unsafe { self.run_slab(s, self.image(image), slab, rows.clone()) };
+            let image = self.image(image);
+            for left in (0..output.width).step_by(self.tile.columns) {
+                let strip = image.strip(left..(left + self.tile.columns).min(output.width));
+                let mut first = 0;
+                while first < self.vectors::<S>() {
+                    let slab = self.slab(first, self.vectors::<S>());
+                    first = slab.end;
+                    // SAFETY: the image's rows are the task's.
+                    unsafe { strip.run_slab(s, slab, rows.clone()) };
+                }
             }
         }
     }
@@ -167,28 +229,28 @@ impl Block<'_> {
         let window = self.window;
         let rows = 0..window.output.height;
         let needed = window.input_rows(rows.clone());
-        let (x, y) = self.image(image);
+        let image = self.image(image);
         // The band from the slab on; its ring begins anew with each slab.
         let at = |slab: &Range<usize>| Self {
             band: self
                 .band
                 .wrapping_add(slab.start * self.tile.rows * window.output.width * S::LANES),
-            ..*self
+            ..image
         };
         // SAFETY: the vectors are the task's.
         unsafe {
             let Some(expand) = &self.expand else {
                 let slab = share(self.vectors::<S>(), self.cut.tasks, task);
                 if !slab.is_empty() {
-                    at(&slab).depthwise_band(s, (x, y), &slab, slab.clone(), rows);
+                    at(&slab).depthwise_band(s, &slab, slab.clone(), rows);
                 }
                 return;
             };
             let panels = &expand.packed.panels;
             for panel in &panels[share(panels.len(), self.cut.tasks, task)] {
                 let slab = panel.first..panel.first + panel.vectors;
-                self.expand_panel(s, expand, x, &slab, panel, needed.clone());
-                at(&slab).depthwise_band(s, (x, y), &slab, slab.clone(), rows.clone());
+                image.expand_panel(s, expand, &slab, panel, needed.clone());
+                at(&slab).depthwise_band(s, &slab, slab.clone(), rows.clone());
             }
         }
     }
@@ -200,11 +262,29 @@ impl Block<'_> {
         let panels = &stage.packed.panels;
         let parts = Parts { axis, tasks: self.cut.tasks };
         let [pixels, part] = parts.ranges(task, [output.height * output.width, panels.len()]);
-        let band = self.band.wrapping_add(pixels.start * S::LANES);
         let slab = 0..self.vectors::<S>();
-        // SAFETY: the band is complete; pixels and channels are the task's.
-        unsafe { self.project(s, self.image(image), band, &slab, pixels, &panels[part]) };
+        let image = self.image(image);
+        let at = At {
+            band: self.band.wrapping_add(pixels.start * S::LANES),
+            output: image.output.wrapping_add(pixels.start * self.output_view.pixel),
+            output_pixel: self.output_view.pixel,
+            residual: image.input.wrapping_add(pixels.start * self.input_view.pixel),
+            residual_pixel: self.input_view.pixel,
+        };
+        // SAFETY: the band is complete; pixels and channels are the task's, and rows
+        // follow each other as pixels do, or there would be no such cut.
+        unsafe { image.project(s, stage, &at, &slab, pixels.len(), &panels[part]) };
     }
+}
+
+/// Where a run of pixels is in the band, the output and what is added to it. In the
+/// latter two pixels are so far apart.
+struct At {
+    band: *const f32,
+    output: *mut f32,
+    output_pixel: usize,
+    residual: *const f32,
+    residual_pixel: usize,
 }
 
 impl Block<'_> {
@@ -212,14 +292,51 @@ impl Block<'_> {
         self.depthwise.channels.div_ceil(S::LANES)
     }
 
-    /// An image's input and output.
-    fn image(&self, image: usize) -> (*const f32, *mut f32) {
-        let pixels = |shape: Shape| image * shape.height * shape.width;
-        let input = self.stem.unwrap_or(self.window).input;
-        (
-            self.input.wrapping_add(pixels(input) * self.c_in()),
-            self.output.wrapping_add(pixels(self.window.output) * self.c_out()),
-        )
+    /// The block at one image of the batch.
+    fn image(&self, image: usize) -> Self {
+        Self {
+            input: self.input.wrapping_add(self.input_view.at(image, 0, 0)),
+            output: self.output.wrapping_add(self.output_view.at(image, 0, 0)),
+            ..*self
+        }
+    }
+
+    /// The block on some output columns of an image.
+    fn strip(&self, columns: Range<usize>) -> Self {
+        let (window, first) = self.window.strip(columns.clone());
+        let (stem, first) = match self.stem {
+            None => (None, first),
+            Some(stem) => {
+                let (stem, first) = stem.strip(first..first + window.input.width);
+                (Some(stem), first)
+            }
+        };
+        Self {
+            window,
+            stem,
+            residual: self.residual.map(|_| columns.start - first),
+            input: self.input.wrapping_add(self.input_view.at(0, 0, first)),
+            output: self.output.wrapping_add(self.output_view.at(0, 0, columns.start)),
+            ..*self
+        }
+    }
+
+    /// The window over the image.
+    fn first_window(&self) -> &Placed {
+        self.stem.as_ref().unwrap_or(&self.window)
+    }
+
+    /// The input's rows, channels last.
+    fn input_rows(&self) -> Rows {
+        if self.input_view.is_planar() {
+            let pixel = self.c_in();
+            let row = self.first_window().input.width * pixel;
+            let ring = self.stem.map_or(self.tile.ring, |stem| stem.reach(0, self.tile.ring));
+            Rows { start: self.turned, row, pixel, ring }
+        } else {
+            let View { row, pixel, .. } = self.input_view;
+            Rows { start: self.input, row, pixel, ring: self.first_window().input.height }
+        }
     }
 
     fn c_in(&self) -> usize {
@@ -250,14 +367,11 @@ impl Block<'_> {
     /// All bands of one slab of some output rows.
     ///
     /// # Safety
-    /// `x` and `y` are an image's input and output; else as for [`Run::new`].
-    unsafe fn run_slab<S: Lanes>(
-        &self,
-        s: S,
-        (x, y): (*const f32, *mut f32),
-        slab: Range<usize>,
-        all: Range<usize>,
-    ) {
+    /// As for [`Run::new`], for an image's rows.
+    unsafe fn run_slab<S: Lanes>(&self, s: S, slab: Range<usize>, all: Range<usize>) {
+        // One band has all rows, so its turned pixels are there for all slabs.
+        let once = all.len() <= self.tile.rows;
+        let (first, last) = (slab.start == 0, slab.end == self.vectors::<S>());
         let mut expanded_to = 0;
         let mut top = all.start;
         while top < all.end {
@@ -267,26 +381,114 @@ impl Block<'_> {
             expanded_to = new.end;
             // SAFETY: rows and slab are within the block's.
             unsafe {
+                if self.input_view.is_planar() && (first || !once) {
+                    match &self.stem {
+                        None => self.turn_input(s, new.clone()),
+                        Some(stem) => self.turn_input(s, stem.input_rows(needed)),
+                    }
+                }
                 match &self.expand {
-                    None => self.depthwise_band(s, (x, y), &slab, slab.clone(), rows.clone()),
+                    None => self.depthwise_band(s, &slab, slab.clone(), rows.clone()),
                     Some(expand) => {
                         let panels = expand.packed.panels.iter();
                         let panels = panels.filter(|p| slab.contains(&p.first));
                         for panel in panels.clone() {
-                            self.expand_panel(s, expand, x, &slab, panel, new.clone());
+                            self.expand_panel(s, expand, &slab, panel, new.clone());
                             if self.tile.interleaved {
                                 let vectors = panel.first..panel.first + panel.vectors;
-                                self.depthwise_band(s, (x, y), &slab, vectors, rows.clone());
+                                self.depthwise_band(s, &slab, vectors, rows.clone());
                             }
                         }
                         if !self.tile.interleaved {
-                            self.depthwise_band(s, (x, y), &slab, slab.clone(), rows.clone());
+                            self.depthwise_band(s, &slab, slab.clone(), rows.clone());
                         }
                     }
                 }
-                self.project_rows(s, (x, y), &slab, rows.clone());
+                if self.output_view.is_planar() {
+                    let channels = match self.project {
+                        None => self.lanes::<S>(&slab),
+                        Some(_) => 0..self.c_out(),
+                    };
+                    if self.project.is_some() && !first && !once {
+                        self.turn_output::<S, false>(s, rows.clone(), channels.clone());
+                    }
+                    self.project_rows(s, &slab, rows.clone());
+                    if self.project.is_none() || last || !once {
+                        self.turn_output::<S, true>(s, rows.clone(), channels);
+                    }
+                } else {
+                    self.project_rows(s, &slab, rows.clone());
+                }
             }
             top = rows.end;
+        }
+    }
+
+    /// The channels of some vectors.
+    fn lanes<S: Lanes>(&self, vectors: &Range<usize>) -> Range<usize> {
+        let range = |vector| self.tail().channels(vector, self.depthwise.channels, S::LANES);
+        range(vectors.start).start..range(vectors.end - 1).end
+    }
+
+    /// Turns the input rows `rows` into their ring.
+    unsafe fn turn_input<S: Lanes>(&self, s: S, rows: Range<usize>) {
+        let View { row: step, channel: plane, .. } = self.input_view;
+        let (ring, width) = (self.input_rows(), self.first_window().input.width);
+        let to_end = if step == width { rows.len() } else { 1 };
+        let mut row = rows.start;
+        while row < rows.end {
+            let together = ring.together(&(row..rows.end), width).min(to_end);
+            let from = (self.input.wrapping_add(row * step), plane);
+            let to = (ring.at(row).cast_mut(), ring.pixel);
+            // SAFETY: rows of the image and of the ring.
+            unsafe { transpose(s, from, to, [ring.pixel, together * width]) };
+            row += together;
+        }
+    }
+
+    /// Where the output rows of a band are, channels last, and the distances between
+    /// rows and pixels.
+    fn output_rows(&self, rows: &Range<usize>) -> (*mut f32, usize, usize) {
+        let View { row, pixel, .. } = self.output_view;
+        if self.output_view.is_planar() {
+            // Behind the ring of input rows.
+            let ring = match self.input_view.is_planar() {
+                true => self.input_rows(),
+                false => Rows { start: self.turned, row: 0, pixel: 0, ring: 0 },
+            };
+            let c_out = self.c_out();
+            let start = self.turned.wrapping_add(ring.ring * ring.row);
+            (start, self.window.output.width * c_out, c_out)
+        } else {
+            (self.output.wrapping_add(rows.start * row), row, pixel)
+        }
+    }
+
+    /// Turns some channels of the output rows of a band out of their buffer or, where
+    /// they are partial sums, back into it.
+    unsafe fn turn_output<S: Lanes, const OUT: bool>(
+        &self,
+        s: S,
+        rows: Range<usize>,
+        channels: Range<usize>,
+    ) {
+        let View { row: step, channel: plane, .. } = self.output_view;
+        let (buffer, row, pixel) = self.output_rows(&rows);
+        let width = self.window.output.width;
+        let together = if step == width { rows.len() } else { 1 };
+        for i in (0..rows.len()).step_by(together) {
+            let buffer = buffer.wrapping_add(i * row + channels.start);
+            let at = (rows.start + i) * step + channels.start * plane;
+            let output = self.output.wrapping_add(at);
+            let size = [together * width, channels.len()];
+            // SAFETY: rows of the image and of the buffer.
+            unsafe {
+                if OUT {
+                    transpose(s, (buffer, pixel), (output, plane), size);
+                } else {
+                    transpose(s, (output, plane), (buffer, pixel), [size[1], size[0]]);
+                }
+            }
         }
     }
 
@@ -295,7 +497,6 @@ impl Block<'_> {
         &self,
         s: S,
         stage: &Stage<'_>,
-        x: *const f32,
         slab: &Range<usize>,
         panel: &Panel,
         new: Range<usize>,
@@ -303,20 +504,21 @@ impl Block<'_> {
         let width = self.window.input.width;
         let plane = self.tile.ring * width * S::LANES;
         let c_in = stage.packed.c_in;
+        let input = self.input_rows();
         let mut row = new.start;
         while row < new.end {
-            // As many rows as lie together in the ring.
+            // As many rows as lie together in the ring and in the input.
             let slot = row % self.tile.ring;
             let rows = match self.stem {
-                None => (self.tile.ring - slot).min(new.end - row),
+                None => (self.tile.ring - slot).min(input.together(&(row..new.end), width)),
                 Some(_) => 1,
             };
             // SAFETY: input rows below the image's height; ring rows below
             // tile.ring; the slab's vectors; whole vectors of packed weights.
             unsafe {
                 let args = pointwise::Args {
-                    a: x.wrapping_add(row * width * c_in),
-                    a_row: c_in,
+                    a: input.at(row),
+                    a_row: input.pixel,
                     a_block: S::LANES,
                     k: c_in,
                     b: stage.packed.weights.as_ptr().add(panel.first * S::LANES * c_in),
@@ -337,9 +539,11 @@ impl Block<'_> {
                         residual_row: 0,
                     }),
                 };
-                match self.stem {
+                match &self.stem {
                     None => pointwise::panel(s, &args, panel.vectors, rows * width),
-                    Some(window) => stem::row(s, window, self.c_in(), x, row, &args, panel.vectors),
+                    Some(window) => {
+                        stem::row(s, window, self.c_in(), &input, row, &args, panel.vectors);
+                    }
                 }
             }
             row += rows;
@@ -351,12 +555,11 @@ impl Block<'_> {
     unsafe fn depthwise_band<S: Lanes>(
         &self,
         s: S,
-        (x, y): (*const f32, *mut f32),
         slab: &Range<usize>,
         vectors: Range<usize>,
         rows: Range<usize>,
     ) {
-        let window = self.window;
+        let window = &self.window;
         let channels = self.depthwise.channels;
         let width = window.input.width;
         let band_row = window.output.width * S::LANES;
@@ -400,24 +603,26 @@ impl Block<'_> {
                 finish: self.depthwise_activation.finish(),
             };
             if self.expand.is_none() {
+                let input = self.input_rows();
                 args = depthwise::Args {
-                    input: x.add(first * S::LANES),
-                    input_row: width * channels,
-                    input_column: channels,
+                    input: input.start.add(first * S::LANES),
+                    input_row: input.row,
+                    input_column: input.pixel,
                     input_vector: S::LANES,
                     input_overlap: overlap,
                     input_lanes: lanes,
                     index: depthwise::index(lanes, 1, 0),
-                    ring: window.input.height,
+                    ring: input.ring,
                     block: vectors.len(),
                     ..args
                 };
             }
             if self.project.is_none() {
+                let (output, row, pixel) = self.output_rows(&rows);
                 args = depthwise::Args {
-                    output: y.add(rows.start * window.output.width * channels + first * S::LANES),
-                    output_row: window.output.width * channels,
-                    output_column: channels,
+                    output: output.add(first * S::LANES),
+                    output_row: row,
+                    output_column: pixel,
                     output_vector: S::LANES,
                     output_overlap: overlap,
                     output_lanes: lanes,
@@ -429,32 +634,44 @@ impl Block<'_> {
     }
 
     /// [`project`](Self::project) for the band's rows and all output channels.
-    unsafe fn project_rows<S: Lanes>(
-        &self,
-        s: S,
-        image: (*const f32, *mut f32),
-        slab: &Range<usize>,
-        rows: Range<usize>,
-    ) {
-        let width = self.window.output.width;
-        let pixels = rows.start * width..rows.end * width;
+    unsafe fn project_rows<S: Lanes>(&self, s: S, slab: &Range<usize>, rows: Range<usize>) {
         let Some(stage) = &self.project else { return };
-        // SAFETY: passed on.
-        unsafe { self.project(s, image, self.band, slab, pixels, &stage.packed.panels) };
+        let width = self.window.output.width;
+        let input = self.input_rows();
+        let (output, step, pixel) = self.output_rows(&rows);
+        let mut row = rows.start;
+        while row < rows.end {
+            // As many rows as lie together.
+            let left = row..rows.end;
+            let flat = if step == width * pixel { left.len() } else { 1 };
+            let count = match self.residual {
+                Some(_) => input.together(&left, width).min(flat),
+                None => flat,
+            };
+            let at = At {
+                band: self.band.wrapping_add((row - rows.start) * width * S::LANES),
+                output: output.wrapping_add((row - rows.start) * step),
+                output_pixel: pixel,
+                residual: input.at(row).wrapping_add(self.residual.unwrap_or(0) * input.pixel),
+                residual_pixel: input.pixel,
+            };
+            let panels = &stage.packed.panels;
+            // SAFETY: passed on.
+            unsafe { self.project(s, stage, &at, slab, count * width, panels) };
+            row += count;
+        }
     }
 
-    /// Adds the slab's share to some output pixels, of which `band` has the first;
-    /// the last slab finishes them.
+    /// Adds the slab's share to some output pixels; the last slab finishes them.
     unsafe fn project<S: Lanes>(
         &self,
         s: S,
-        (x, y): (*const f32, *mut f32),
-        band: *const f32,
+        stage: &Stage<'_>,
+        at: &At,
         slab: &Range<usize>,
-        pixels: Range<usize>,
+        pixels: usize,
         panels: &[Panel],
     ) {
-        let Some(stage) = &self.project else { return };
         let packed = stage.packed;
         let (c_in, c_out) = (packed.c_in, packed.c_out);
         let channels = slab.start * S::LANES..(slab.end * S::LANES).min(c_in);
@@ -465,7 +682,7 @@ impl Block<'_> {
             // below the image's; with a residual, input and output are of one shape.
             unsafe {
                 let args = pointwise::Args {
-                    a: band,
+                    a: at.band,
                     a_row: S::LANES,
                     a_block: self.tile.rows * self.window.output.width * S::LANES,
                     k: channels.len(),
@@ -474,8 +691,8 @@ impl Block<'_> {
                         .as_ptr()
                         .add(first * c_in + channels.start * panel.vectors * S::LANES),
                     ahead: panel.vectors * S::LANES * c_in,
-                    c: y.add(pixels.start * c_out + first),
-                    c_row: c_out,
+                    c: at.output.add(first),
+                    c_row: at.output_pixel,
                     c_vector: S::LANES,
                     last_lanes: (c_out - first).min(panel.vectors * S::LANES)
                         - (panel.vectors - 1) * S::LANES,
@@ -487,15 +704,15 @@ impl Block<'_> {
                     },
                     epilogue: last.then(|| pointwise::Epilogue {
                         finish: stage.activation.finish(),
-                        residual: if self.residual {
-                            x.add(pixels.start * c_out + first)
+                        residual: if self.residual.is_some() {
+                            at.residual.add(first)
                         } else {
                             core::ptr::null()
                         },
-                        residual_row: c_out,
+                        residual_row: at.residual_pixel,
                     }),
                 };
-                pointwise::panel(s, &args, panel.vectors, pixels.len());
+                pointwise::panel(s, &args, panel.vectors, pixels);
             }
         }
     }

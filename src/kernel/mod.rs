@@ -11,4 +11,6 @@ pub(crate) mod parts;
 #[cfg(feature = "std")]
 pub(crate) mod peak;
 pub(crate) mod pointwise;
+pub(crate) mod pointwise_layer;
 pub(crate) mod stem;
+pub(crate) mod transpose;

@@ -1,12 +1,11 @@
 //! The pointwise tile: `MR` pixels by `NV` vectors of output channels, held in
-//! registers while the input channels stream past.
+//! registers while the input channels stream past. Or the other way around: `MR`
+//! output channels by `NV` vectors of pixels.
 
-use core::ops::Range;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use crate::activation::{Activation, Finish};
-use crate::pack::PackedPointwise;
-use crate::simd::{K_STEP, Kernel, Lanes};
+use crate::simd::{K_STEP, Lanes};
 
 /// How the last vector of a panel is filled.
 mod tail {
@@ -23,6 +22,8 @@ mod tail {
 pub(crate) enum Start {
     /// From the bias, `NV` whole vectors.
     Bias(*const f32),
+    /// From the bias of each row, where rows are output channels.
+    Rows(*const f32),
     /// From what the output holds: the sum over the channels before. Storing a
     /// partial sum and taking it up again changes no bit of it.
     Partial,
@@ -73,18 +74,24 @@ const LINE: usize = 16;
 /// Tiles that share the asking for the next panel's weights.
 const AHEAD: usize = 4;
 
-/// The three pointers that move from tile to tile.
+/// The pointers that move from tile to tile.
 #[derive(Clone, Copy)]
 struct Cursor {
     a: *const f32,
     c: *mut f32,
     residual: *const f32,
+    /// Where each row has its own.
+    bias: *const f32,
 }
 
 impl Cursor {
     fn new(args: &Args) -> Self {
         let residual = args.epilogue.map_or(core::ptr::null(), |e| e.residual);
-        Self { a: args.a, c: args.c, residual }
+        let bias = match args.start {
+            Start::Rows(bias) => bias,
+            _ => core::ptr::null(),
+        };
+        Self { a: args.a, c: args.c, residual, bias }
     }
 
     /// The same from `rows` pixels further on; at the end of the pixels the
@@ -100,6 +107,7 @@ impl Cursor {
                 }
                 _ => core::ptr::null(),
             },
+            bias: self.bias.wrapping_add(rows),
         }
     }
 }
@@ -224,19 +232,28 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
                 }
             }
         }
+        Start::Rows(_) => {
+            for (r, row) in acc.iter_mut().enumerate() {
+                // SAFETY: there is a bias for each row.
+                let bias = unsafe { s.splat(*at.bias.add(r)) };
+                for x in row {
+                    *x = bias;
+                }
+            }
+        }
         Start::Partial => {
             for (r, row) in acc.iter_mut().enumerate() {
                 for (v, x) in row.iter_mut().enumerate() {
                     *x = load(v, c(r, v).cast_const());
                 }
             }
-            if TAIL == tail::HALVED {
-                for r in 1..MR {
-                    if r % 2 == 1 {
-                        let upper = s.swap_halves(acc[r][NV - 1]);
-                        acc[r - 1][NV - 1] = s.join(acc[r - 1][NV - 1], upper, args.pixel_lanes);
-                    }
-                }
+        }
+    }
+    if TAIL == tail::HALVED && !matches!(args.start, Start::Bias(_)) {
+        for r in 1..MR {
+            if r % 2 == 1 {
+                let upper = s.swap_halves(acc[r][NV - 1]);
+                acc[r - 1][NV - 1] = s.join(acc[r - 1][NV - 1], upper, args.pixel_lanes);
             }
         }
     }
@@ -394,83 +411,4 @@ unsafe fn activate<S: Lanes>(
             }
         },
     );
-}
-
-/// A 1x1 convolution over NHWC pixels, or a part of one.
-pub(crate) struct Layer<'a> {
-    packed: &'a PackedPointwise,
-    activation: Activation,
-    pixels: Range<usize>,
-    panels: Range<usize>,
-    block: usize,
-    input: *const f32,
-    residual: *const f32,
-    output: *mut f32,
-}
-
-impl<'a> Layer<'a> {
-    /// These pixels, taken `block` at a time through these panels, so that their
-    /// inputs stay in a cache.
-    ///
-    /// # Safety
-    /// `input` is valid for the pixels from the first to these, of `c_in`
-    /// channels, `output` and, if it is not null, `residual` for as many of
-    /// `c_out`; the output overlaps nothing and no other thread touches these
-    /// pixels of these panels; `packed` is for the instruction set that this is
-    /// dispatched to.
-    pub(crate) unsafe fn new(
-        packed: &'a PackedPointwise,
-        activation: Activation,
-        [pixels, panels]: [Range<usize>; 2],
-        block: usize,
-        input: *const f32,
-        residual: *const f32,
-        output: *mut f32,
-    ) -> Self {
-        Self { packed, activation, pixels, panels, block, input, residual, output }
-    }
-}
-
-impl Kernel for Layer<'_> {
-    type Output = ();
-
-    fn run<S: Lanes>(self, s: S) {
-        let PackedPointwise { c_in, c_out, panels, weights, bias } = self.packed;
-        let (c_in, c_out) = (*c_in, *c_out);
-        for start in self.pixels.clone().step_by(self.block) {
-            let pixels = self.block.min(self.pixels.end - start);
-            for panel in &panels[self.panels.clone()] {
-                let first = panel.first * S::LANES;
-                let width = panel.vectors * S::LANES;
-                // SAFETY: `new` has vouched for all pixels and channels; first
-                // is below c_out, and the last vector is cut to it.
-                unsafe {
-                    let args = Args {
-                        a: self.input.add(start * c_in),
-                        a_row: c_in,
-                        a_block: S::LANES,
-                        k: c_in,
-                        b: weights.as_ptr().add(first * c_in),
-                        ahead: width * c_in,
-                        c: self.output.add(start * c_out + first),
-                        c_row: c_out,
-                        c_vector: S::LANES,
-                        last_lanes: (c_out - first).min(width) - (width - S::LANES),
-                        pixel_lanes: panel.pixel_lanes::<S>(),
-                        start: Start::Bias(bias.as_ptr().add(first)),
-                        epilogue: Some(Epilogue {
-                            finish: self.activation.finish(),
-                            residual: if self.residual.is_null() {
-                                self.residual
-                            } else {
-                                self.residual.add(start * c_out + first)
-                            },
-                            residual_row: c_out,
-                        }),
-                    };
-                    self::panel(s, &args, panel.vectors, pixels);
-                }
-            }
-        }
-    }
 }

@@ -6,6 +6,7 @@
 //! the partial sums of the row before; nothing is copied, and taps outside the
 //! image are left out.
 
+use crate::kernel::bottleneck::Rows;
 use crate::kernel::pointwise;
 use crate::shape::Placed;
 use crate::simd::Lanes;
@@ -13,16 +14,17 @@ use crate::simd::Lanes;
 /// Computes row `row` of the stem's output, for one panel of `nv` vectors.
 ///
 /// `args` says where the results go and what happens to them; its `b` is the
-/// panel's packed weights from the first tap on. `image` has `c_in` channels.
+/// panel's packed weights from the first tap on. `image` has the rows of the window's input that are
+/// needed, of `c_in` channels.
 ///
 /// # Safety
-/// `image` is valid for the window's input; else as for [`pointwise::panel`] with
+/// `image` is valid for those rows; else as for [`pointwise::panel`] with
 /// the row's pixels, and `b` for all taps.
 pub(crate) unsafe fn row<S: Lanes>(
     s: S,
     window: &Placed,
     c_in: usize,
-    image: *const f32,
+    image: &Rows,
     row: usize,
     args: &pointwise::Args,
     nv: usize,
@@ -38,7 +40,8 @@ pub(crate) unsafe fn row<S: Lanes>(
         let taps = window.taps(1, column);
         let left = (column * window.stride[1]).wrapping_sub(window.before[1]);
         // Neighbouring taps are one run, taps apart a run each.
-        let run = if window.dilation[1] == 1 { taps.len().max(1) } else { 1 };
+        let dense = window.dilation[1] == 1 && image.pixel == c_in;
+        let run = if dense { taps.len().max(1) } else { 1 };
         let in_row = taps.len().div_ceil(run);
         let runs = rows.len() * in_row;
         // Where all taps are outside, the bias alone.
@@ -49,11 +52,10 @@ pub(crate) unsafe fn row<S: Lanes>(
             };
             let y = top.wrapping_add(ky * window.dilation[0]);
             let x = left.wrapping_add(kx * window.dilation[1]);
-            let pixel = y.wrapping_mul(window.input.width).wrapping_add(x);
             let tap = (ky * kernel_width + kx) * c_in;
             let args = pointwise::Args {
-                a: image.wrapping_add(pixel.wrapping_mul(c_in)),
-                a_row: window.stride[1].wrapping_mul(c_in),
+                a: image.at(y).wrapping_add(x.wrapping_mul(image.pixel)),
+                a_row: window.stride[1].wrapping_mul(image.pixel),
                 a_block: S::LANES,
                 k: if runs == 0 { 0 } else { run * c_in },
                 b: args.b.wrapping_add(tap * nv * S::LANES),

@@ -11,8 +11,8 @@ use crate::buffer::{ALIGN, Scratch, Shared};
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Serial, for_each};
 use crate::isa::Isa;
-use crate::kernel::bottleneck::{Block, By, Cut, Run, Stage, Tile};
-use crate::op::check_length;
+use crate::kernel::bottleneck::{Block, By, Cut, Run, Stage, Tile, Turned};
+use crate::layout::View;
 use crate::pack::{PackDepthwise, PackPointwise, PackedDepthwise, PackedPointwise, Tail};
 use crate::params::{BottleneckParams, First, PointwiseParams};
 use crate::schedule::{Core, Decision, PlanOptions, Problem, Schedule};
@@ -147,20 +147,24 @@ impl InvertedBottleneck {
     ///
     /// # Errors
     ///
-    /// As for [`InvertedBottleneck::plan`]; [`Error::ZeroSize`] for zero threads.
+    /// As for [`InvertedBottleneck::plan`]; [`Error::ZeroSize`] for zero threads;
+    /// [`Error::Stride`] when elements overlap.
     pub fn plan_with(&self, shape: Shape, options: &PlanOptions) -> Result<BottleneckPlan> {
         let Inner { isa, expand, depthwise, c_in, .. } = &*self.0;
         let (lanes, c_out) = (isa.lanes(), self.c_out());
-        let input = shape.elements(*c_in)?;
+        let input = options.input.view("input", shape, *c_in)?;
         let (stem, window) = self.place(shape)?;
-        let output = window.output.elements(c_out)?;
-        // The tensors between, channels rounded up as the buffers hold them.
+        let output = options.output.view("output", window.output, c_out)?;
+        // All tensors, those between with channels rounded up, as the buffers hold them.
         let channels = depthwise.channels;
         let padded = channels.next_multiple_of(lanes);
-        let between = window.input.elements(padded)?.checked_add(window.output.elements(padded)?);
-        between
+        let ends = [shape.elements(*c_in)?, window.output.elements(c_out)?];
+        let between = [window.input.elements(padded)?, window.output.elements(padded)?];
+        ends.into_iter()
+            .chain(between)
+            .try_fold(0usize, |sum, n| sum.checked_add(n))
             .and_then(|n| n.checked_mul(size_of::<f32>()))
-            .and_then(|n| n.checked_add(2 * ALIGN))
+            .and_then(|n| n.checked_add(3 * ALIGN))
             .filter(|&bytes| bytes <= isize::MAX as usize)
             .ok_or(Error::Overflow { what: "scratch" })?;
         if self.0.residual && (shape, *c_in) != (window.output, c_out) {
@@ -183,6 +187,12 @@ impl InvertedBottleneck {
                 .max()
                 .unwrap_or(1),
             core: Core::new(*isa, &window),
+            turned: Turned {
+                stem: stem.as_ref(),
+                c_in: input.is_planar().then_some(*c_in),
+                c_out: output.is_planar().then_some(c_out),
+            },
+            flat: input.is_flat(shape.width) && output.is_flat(window.output.width),
         };
         let tasks = split::tasks(options)?;
         let panels = expand.as_ref().map_or(&[][..], |(packed, _)| &packed.panels);
@@ -206,11 +216,9 @@ impl InvertedBottleneck {
             flush,
         };
         // The whole tensors were checked above: each task may take as much.
-        let [(rings, ring), (bands, band)] = plan.pools();
-        rings
-            .checked_mul(ring)
-            .zip(bands.checked_mul(band))
-            .and_then(|(rings, bands)| rings.checked_add(bands))
+        plan.pools()
+            .iter()
+            .try_fold(0usize, |sum, (n, bytes)| n.checked_mul(*bytes)?.checked_add(sum))
             .filter(|&bytes| bytes < isize::MAX as usize - ALIGN)
             .ok_or(Error::Overflow { what: "scratch" })?;
         Ok(plan)
@@ -268,27 +276,27 @@ pub struct BottleneckPlan {
     op: InvertedBottleneck,
     stem: Option<Placed>,
     window: Placed,
-    input: usize,
-    output: usize,
+    input: View,
+    output: View,
     flops: u64,
     tile: Tile,
     cut: Cut,
-    /// Bytes of one ring and of one band.
-    buffers: [usize; 2],
+    /// Bytes of one ring, of one band, and of one buffer of turned pixels.
+    buffers: [usize; 3],
     fused: bool,
     why: String,
     flush: bool,
 }
 
 impl BottleneckPlan {
-    /// f32 that the input of a run has.
+    /// f32 that the input of a run has; at least, where it is strided.
     pub fn input_len(&self) -> usize {
-        self.input
+        self.input.len
     }
 
-    /// f32 that the output of a run has.
+    /// f32 that the output of a run has; at least, where it is strided.
     pub fn output_len(&self) -> usize {
-        self.output
+        self.output.len
     }
 
     /// Floating-point operations of a run: two per multiply-add, padded taps
@@ -330,24 +338,27 @@ impl BottleneckPlan {
         batch * height * width * expanded * size_of::<f32>()
     }
 
-    /// Bytes of the tiles that stand for it: expanded rows and depthwise output, of
-    /// all tasks.
+    /// Bytes of the tiles that stand for it: expanded rows and depthwise output and,
+    /// of planes, the pixels that are turned; of all tasks.
     pub fn tile_bytes(&self) -> usize {
-        let ([rings, bands], [ring, band]) = (self.cut.buffers(), self.buffers);
-        rings * ring + bands * band
+        self.cut.buffers().iter().zip(self.buffers).map(|(n, bytes)| n * bytes).sum()
     }
 
     /// The schedule in words: what was chosen, what it and the other way should
     /// take by the planner's estimate, and in how many bytes.
     pub fn explain(&self) -> String {
-        let Tile { rows, ring, .. } = self.tile;
+        let Tile { rows, columns, ring, .. } = self.tile;
+        let strips = match columns < self.window.output.width {
+            true => format!(", strips of {columns} columns"),
+            false => String::new(),
+        };
         let kib = |bytes: usize| bytes.div_ceil(1 << 10);
         let channels = self.tile_channels();
         let (tile, expanded) = (kib(self.tile_bytes()), kib(self.expanded_bytes()));
         let schedule = if self.fused {
             format!(
                 "fused ({}): bands of {rows} rows x {channels} channels over a ring of {ring} \
-                 rows, {tile} KiB in place of {expanded} KiB expanded",
+                 rows{strips}, {tile} KiB in place of {expanded} KiB expanded",
                 self.why
             )
         } else {
@@ -360,11 +371,10 @@ impl BottleneckPlan {
         }
     }
 
-    /// How many rings and bands there are, and the bytes from one to the next.
-    fn pools(&self) -> [(usize, usize); 2] {
-        let [rings, bands] = self.cut.buffers();
-        let [ring, band] = self.buffers.map(|bytes| bytes.next_multiple_of(ALIGN));
-        [(rings, ring), (bands, band)]
+    /// How many buffers there are of each kind, and the bytes from one to the next.
+    fn pools(&self) -> [(usize, usize); 3] {
+        let counts = self.cut.buffers();
+        core::array::from_fn(|i| (counts[i], self.buffers[i].next_multiple_of(ALIGN)))
     }
 
     /// Where a task's ring and band begin in the scratch memory: each band of a
@@ -373,19 +383,22 @@ impl BottleneckPlan {
     /// The projection reads a band in strides, which prefetchers carry on beyond
     /// its end by as much again: what lies there had better not be what another
     /// task writes (it took up to 1.7 times as long).
-    fn offsets(&self, task: usize) -> [usize; 2] {
-        let [(rings, ring), (bands, band)] = self.pools();
+    fn offsets(&self, task: usize) -> [usize; 3] {
+        let [(rings, ring), (bands, band), (_, turned)] = self.pools();
         match bands {
-            1 => [task * ring, rings * ring],
-            _ => [task * (band + ring) + band, task * (band + ring)],
+            1 => [task * ring, rings * ring, rings * ring + band],
+            _ => {
+                let start = task * (turned + band + ring);
+                [start + turned + band, start + turned, start]
+            }
         }
     }
 
     /// Bytes of scratch memory that [`run`](Self::run) asks for: for each task a
     /// tile, or its part of one for all.
     pub fn scratch_bytes(&self) -> usize {
-        let [(rings, ring), (bands, band)] = self.pools();
-        rings * ring + bands * band + (ALIGN - 1)
+        let bytes: usize = self.pools().iter().map(|(n, bytes)| n * bytes).sum();
+        bytes + (ALIGN - 1)
     }
 
     /// Scratch memory of the right size.
@@ -395,7 +408,7 @@ impl BottleneckPlan {
 
     /// Runs the block on `input`, `[batch][height][width][c_in]`, into `output`,
     /// `[batch][height][width][c_out]` with the [output's
-    /// extent](Self::output_shape). `scratch` has at least
+    /// extent](Self::output_shape), or as the options have it. `scratch` has at least
     /// [`scratch_bytes`](Self::scratch_bytes) bytes, at any alignment; what it
     /// holds before does not matter. Allocates nothing.
     ///
@@ -431,7 +444,8 @@ impl BottleneckPlan {
     ///
     /// # Errors
     ///
-    /// As for [`BottleneckPlan::run`].
+    /// As for [`BottleneckPlan::run`]; [`Error::Gaps`] when the output has gaps, which
+    /// stay uninitialised.
     pub fn run_uninit<'o>(
         &self,
         executor: &dyn Executor,
@@ -439,6 +453,7 @@ impl BottleneckPlan {
         output: &'o mut [MaybeUninit<f32>],
         scratch: &mut [MaybeUninit<u8>],
     ) -> Result<&'o mut [f32]> {
+        self.output.check_gapless(output.len())?;
         self.run_all(executor, input, Shared::uninit(output), scratch)
     }
 
@@ -450,8 +465,8 @@ impl BottleneckPlan {
         output: Shared<'o, f32>,
         scratch: &mut [MaybeUninit<u8>],
     ) -> Result<&'o mut [f32]> {
-        check_length("input", self.input, input.len())?;
-        check_length("output", self.output, output.len())?;
+        self.input.check("input", input.len())?;
+        self.output.check("output", output.len())?;
         let (expected, actual) = (self.scratch_bytes(), scratch.len());
         if actual < expected {
             return Err(Error::Length { what: "scratch", expected, actual });
@@ -460,22 +475,25 @@ impl BottleneckPlan {
         let scratch = Shared::<u8>::uninit(&mut scratch[start..]);
         let inner = &*self.op.0;
         let block = |task: usize| {
-            let [expanded, band] =
+            let [expanded, band, turned] =
                 self.offsets(task).map(|at| scratch.as_mut_ptr().wrapping_add(at).cast());
             Block {
-                window: &self.window,
+                window: self.window,
                 expand: inner.expand.as_ref().map(stage),
-                stem: self.stem.as_ref(),
+                stem: self.stem,
                 depthwise: &inner.depthwise,
                 depthwise_activation: inner.depthwise_activation,
                 project: inner.project.as_ref().map(stage),
-                residual: inner.residual,
+                residual: inner.residual.then_some(0),
                 tile: self.tile,
                 cut: self.cut,
                 input: input.as_ptr(),
+                input_view: self.input,
                 output: output.as_mut_ptr(),
+                output_view: self.output,
                 expanded,
                 band,
+                turned,
             }
         };
         // SAFETY: input and output are as long as the window's shapes say; of the

@@ -13,7 +13,7 @@ use crate::executor::{Executor, Serial, for_each};
 use crate::isa::Isa;
 use crate::kernel::depthwise::{Layer, Run, units};
 use crate::kernel::parts::Parts;
-use crate::op::check_length;
+use crate::layout::View;
 use crate::pack::{PackDepthwise, PackedDepthwise, Tail};
 use crate::params::DepthwiseParams;
 use crate::schedule::PlanOptions;
@@ -91,12 +91,12 @@ impl Depthwise {
     /// # Errors
     ///
     /// As for [`Depthwise::plan`]; [`Error::ZeroSize`](crate::Error::ZeroSize) for
-    /// zero threads.
+    /// zero threads; [`Error::Stride`](crate::Error::Stride) when elements overlap.
     pub fn plan_with(&self, shape: Shape, options: &PlanOptions) -> Result<DepthwisePlan> {
         let PackedDepthwise { channels, multiplier, .. } = self.0.packed;
-        let input = shape.elements(channels / multiplier)?;
+        let input = options.input.view("input", shape, channels / multiplier)?;
         let window = self.0.window.place(shape)?;
-        let output = window.output.elements(channels)?;
+        let output = options.output.view("output", window.output, channels)?;
         // The band's input rows fill half of L2.
         let row = shape.width * (channels / multiplier) * size_of::<f32>();
         let rows = (options.caches.l2 / 2 / row).saturating_sub(window.kernel[0]);
@@ -137,8 +137,8 @@ impl Depthwise {
 pub struct DepthwisePlan {
     op: Depthwise,
     window: Placed,
-    input: usize,
-    output: usize,
+    input: View,
+    output: View,
     flops: u64,
     band: usize,
     parts: Parts,
@@ -146,14 +146,14 @@ pub struct DepthwisePlan {
 }
 
 impl DepthwisePlan {
-    /// f32 that the input of a run has.
+    /// f32 that the input of a run has; at least, where it is strided.
     pub fn input_len(&self) -> usize {
-        self.input
+        self.input.len
     }
 
-    /// f32 that the output of a run has.
+    /// f32 that the output of a run has; at least, where it is strided.
     pub fn output_len(&self) -> usize {
-        self.output
+        self.output.len
     }
 
     /// Floating-point operations of a run: two per multiply-add, padded taps
@@ -168,7 +168,8 @@ impl DepthwisePlan {
     }
 
     /// Convolves `input`, `[batch][height][width][channels]`, into `output`, the
-    /// same with the [output's extent](Self::output_shape). Allocates nothing.
+    /// same with the [output's extent](Self::output_shape), or as the options have
+    /// it. Allocates nothing.
     ///
     /// # Errors
     ///
@@ -196,13 +197,15 @@ impl DepthwisePlan {
     ///
     /// # Errors
     ///
-    /// As for [`DepthwisePlan::run`].
+    /// As for [`DepthwisePlan::run`]; [`Error::Gaps`](crate::Error::Gaps) when the
+    /// output has gaps, which stay uninitialised.
     pub fn run_uninit<'o>(
         &self,
         executor: &dyn Executor,
         input: &[f32],
         output: &'o mut [MaybeUninit<f32>],
     ) -> Result<&'o mut [f32]> {
+        self.output.check_gapless(output.len())?;
         self.run_all(executor, input, Shared::uninit(output))
     }
 
@@ -213,8 +216,8 @@ impl DepthwisePlan {
         input: &[f32],
         output: Shared<'o, f32>,
     ) -> Result<&'o mut [f32]> {
-        check_length("input", self.input, input.len())?;
-        check_length("output", self.output, output.len())?;
+        self.input.check("input", input.len())?;
+        self.output.check("output", output.len())?;
         let Inner { isa, packed, activation, .. } = &*self.op.0;
         // SAFETY: the slices are as long as the window's shapes say, `output` is
         // borrowed exclusively, and `packed` was packed for `isa`. Each task runs
@@ -228,7 +231,9 @@ impl DepthwisePlan {
                     band: self.band,
                     parts: self.parts,
                     input: input.as_ptr(),
+                    input_view: self.input,
                     output: output.as_mut_ptr(),
+                    output_view: self.output,
                 };
                 isa.dispatch(Run::new(layer, task));
             });

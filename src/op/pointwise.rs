@@ -5,6 +5,7 @@ use core::mem::MaybeUninit;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use crate::activation::Activation;
 use crate::buffer::Shared;
@@ -12,8 +13,8 @@ use crate::error::Result;
 use crate::executor::{Executor, Serial, for_each};
 use crate::isa::Isa;
 use crate::kernel::parts::Parts;
-use crate::kernel::pointwise::Layer;
-use crate::op::check_length;
+use crate::kernel::pointwise_layer::{Layer, Run};
+use crate::layout::View;
 use crate::pack::{PackPointwise, PackedPointwise, Tail};
 use crate::params::PointwiseParams;
 use crate::schedule::PlanOptions;
@@ -40,6 +41,8 @@ pub struct Pointwise(Arc<Inner>);
 struct Inner {
     isa: Isa,
     packed: PackedPointwise,
+    /// As they were given, for planar outputs: their tile has pixels as vectors.
+    plain: Vec<f32>,
     activation: Activation,
 }
 
@@ -64,7 +67,8 @@ impl Pointwise {
     pub fn with_isa(params: &PointwiseParams<'_>, isa: Isa) -> Result<Self> {
         params.validate()?;
         let packed = isa.dispatch(PackPointwise(params, Tail::Zeros));
-        Ok(Self(Arc::new(Inner { isa, packed, activation: params.activation })))
+        let plain = params.weights.to_vec();
+        Ok(Self(Arc::new(Inner { isa, packed, plain, activation: params.activation })))
     }
 
     /// Plans for images of `shape`.
@@ -83,11 +87,13 @@ impl Pointwise {
     /// # Errors
     ///
     /// As for [`Pointwise::plan`]; [`Error::ZeroSize`](crate::Error::ZeroSize) for
-    /// zero threads.
+    /// zero threads; [`Error::Stride`](crate::Error::Stride) when elements overlap.
     pub fn plan_with(&self, shape: Shape, options: &PlanOptions) -> Result<PointwisePlan> {
         let PackedPointwise { c_in, c_out, weights, panels, .. } = &self.0.packed;
-        let input = shape.elements(*c_in)?;
-        let output = shape.elements(*c_out)?;
+        let input = options.input.view("input", shape, *c_in)?;
+        let output = options.output.view("output", shape, *c_out)?;
+        let pixels = shape.elements(1)?;
+        let shape = View::flatten(shape, [&input, &output]);
         // With all weights in L1, a few pixels at a time keep output rows
         // together; else as many pixels as L2 holds share each panel's trip.
         let caches = options.caches;
@@ -97,9 +103,9 @@ impl Pointwise {
         let block = (budget / size_of::<f32>() / c_in).next_multiple_of(84).max(84);
         let flops = self.flops(shape)?;
         let tasks = split::tasks(options)?;
-        let parts = split::pointwise([input / c_in, *c_in], panels, tasks);
+        let parts = split::pointwise([pixels, *c_in], panels, tasks);
         let flush = options.flush_denormals;
-        Ok(PointwisePlan { op: self.clone(), input, output, flops, block, parts, flush })
+        Ok(PointwisePlan { op: self.clone(), shape, input, output, flops, block, parts, flush })
     }
 
     /// Floating-point operations for images of `shape`: two per multiply-add.
@@ -127,8 +133,9 @@ impl Pointwise {
 #[derive(Clone)]
 pub struct PointwisePlan {
     op: Pointwise,
-    input: usize,
-    output: usize,
+    shape: Shape,
+    input: View,
+    output: View,
     flops: u64,
     block: usize,
     parts: Parts,
@@ -136,14 +143,14 @@ pub struct PointwisePlan {
 }
 
 impl PointwisePlan {
-    /// f32 that the input of a run has.
+    /// f32 that the input of a run has; at least, where it is strided.
     pub fn input_len(&self) -> usize {
-        self.input
+        self.input.len
     }
 
-    /// f32 that the output of a run has.
+    /// f32 that the output of a run has; at least, where it is strided.
     pub fn output_len(&self) -> usize {
-        self.output
+        self.output.len
     }
 
     /// Floating-point operations of a run: two per multiply-add, padded taps
@@ -153,7 +160,7 @@ impl PointwisePlan {
     }
 
     /// Convolves `input`, `[batch][height][width][c_in]`, into `output`,
-    /// `[batch][height][width][c_out]`. Allocates nothing.
+    /// `[batch][height][width][c_out]`, or as the options have it. Allocates nothing.
     ///
     /// # Errors
     ///
@@ -191,7 +198,8 @@ impl PointwisePlan {
     ///
     /// # Errors
     ///
-    /// As for [`PointwisePlan::run`].
+    /// As for [`PointwisePlan::run`]; [`Error::Gaps`](crate::Error::Gaps) when the
+    /// output has gaps, which stay uninitialised.
     pub fn run_uninit<'o>(
         &self,
         executor: &dyn Executor,
@@ -199,6 +207,7 @@ impl PointwisePlan {
         residual: Option<&[f32]>,
         output: &'o mut [MaybeUninit<f32>],
     ) -> Result<&'o mut [f32]> {
+        self.output.check_gapless(output.len())?;
         self.run_all(executor, input, residual, Shared::uninit(output))
     }
 
@@ -210,28 +219,31 @@ impl PointwisePlan {
         residual: Option<&[f32]>,
         output: Shared<'o, f32>,
     ) -> Result<&'o mut [f32]> {
-        check_length("input", self.input, input.len())?;
-        check_length("output", self.output, output.len())?;
+        self.input.check("input", input.len())?;
+        self.output.check("output", output.len())?;
         if let Some(residual) = residual {
-            check_length("residual", self.output, residual.len())?;
+            self.output.check("residual", residual.len())?;
         }
-        let Inner { isa, packed, activation } = &*self.op.0;
-        let total = [self.input / packed.c_in, packed.panels.len()];
-        // SAFETY: the slices are as long as the shape says, `output` is borrowed
+        let Inner { isa, packed, plain, activation } = &*self.op.0;
+        // SAFETY: the slices are as long as their views say, `output` is borrowed
         // exclusively, and `packed` was packed for `isa`. Each task runs once, and
-        // their ranges are disjoint and cover the output.
+        // together they write the whole output.
         unsafe {
             for_each(executor, self.parts.tasks, self.flush, |task| {
-                let layer = Layer::new(
+                let layer = Layer {
                     packed,
-                    *activation,
-                    self.parts.ranges(task, total),
-                    self.block,
-                    input.as_ptr(),
-                    residual.map_or(core::ptr::null(), <[f32]>::as_ptr),
-                    output.as_mut_ptr(),
-                );
-                isa.dispatch(layer);
+                    plain,
+                    activation: *activation,
+                    shape: self.shape,
+                    block: self.block,
+                    parts: self.parts,
+                    input: input.as_ptr(),
+                    input_view: self.input,
+                    residual: residual.map_or(core::ptr::null(), <[f32]>::as_ptr),
+                    output: output.as_mut_ptr(),
+                    output_view: self.output,
+                };
+                isa.dispatch(Run::new(layer, task));
             });
             Ok(output.assume_init())
         }

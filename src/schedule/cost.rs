@@ -132,6 +132,15 @@ impl Problem<'_> {
     /// The cost of one image, or of the part of it that the window is laid over:
     /// then the input rows that neighbours read too count here.
     pub(crate) fn cost(&self, tile: &Tile, caches: &Caches) -> Cost {
+        let width = self.window.output.width;
+        if tile.columns < width {
+            // As if all strips were inside and equally wide.
+            let middle = (width - tile.columns) / 2;
+            let (window, _) = self.window.strip(middle..middle + tile.columns);
+            let Cost { arithmetic, data } = Problem { window: &window, ..*self }.cost(tile, caches);
+            let strips = width as f64 / tile.columns as f64;
+            return Cost { arithmetic: strips * arithmetic, data: strips * data };
+        }
         let core = &self.core;
         let &Placed { input, output, kernel, .. } = self.window;
         let rows = output.height;

@@ -7,7 +7,8 @@ use alloc::format;
 use alloc::string::String;
 
 use crate::buffer::ALIGN;
-use crate::kernel::bottleneck::Tile;
+use crate::kernel::bottleneck::{Tile, Turned};
+use crate::layout::{Arrangement, Layout, Strides};
 use crate::shape::Placed;
 pub use caches::Caches;
 pub(crate) use cost::Core;
@@ -49,16 +50,20 @@ pub struct PlanOptions {
     pub(crate) caches: Caches,
     pub(crate) threads: usize,
     pub(crate) flush_denormals: bool,
+    pub(crate) input: Arrangement,
+    pub(crate) output: Arrangement,
 }
 
 impl PlanOptions {
-    /// [`Schedule::Auto`] with the detected caches, for one thread.
+    /// [`Schedule::Auto`] with the detected caches, for one thread, dense NHWC.
     pub fn new() -> Self {
         Self {
             schedule: Schedule::Auto,
             caches: Caches::detect(),
             threads: 1,
             flush_denormals: false,
+            input: Arrangement::Dense(Layout::Nhwc),
+            output: Arrangement::Dense(Layout::Nhwc),
         }
     }
 
@@ -83,6 +88,44 @@ impl PlanOptions {
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
+        self
+    }
+
+    /// Sets the layout of input and output; [`Layout::Nhwc`] unless set. The result
+    /// is the same bit for bit.
+    #[must_use]
+    pub fn layout(self, layout: Layout) -> Self {
+        self.input_layout(layout).output_layout(layout)
+    }
+
+    /// Sets the layout of the input, a dense tensor.
+    #[must_use]
+    pub fn input_layout(mut self, layout: Layout) -> Self {
+        self.input = Arrangement::Dense(layout);
+        self
+    }
+
+    /// Sets the layout of the output, a dense tensor, and of a residual that is
+    /// given beside the input.
+    #[must_use]
+    pub fn output_layout(mut self, layout: Layout) -> Self {
+        self.output = Arrangement::Dense(layout);
+        self
+    }
+
+    /// Sets where the elements of the input lie, and with that its layout. The
+    /// slice then holds at least the last element, counted from the first.
+    #[must_use]
+    pub fn input_strides(mut self, strides: Strides) -> Self {
+        self.input = Arrangement::Strided(strides);
+        self
+    }
+
+    /// As [`input_strides`](Self::input_strides), of the output and of a residual
+    /// that is given beside the input.
+    #[must_use]
+    pub fn output_strides(mut self, strides: Strides) -> Self {
+        self.output = Arrangement::Strided(strides);
         self
     }
 
@@ -118,6 +161,9 @@ pub(crate) struct Problem<'a> {
     /// Vectors of the widest expand panel: no slab is narrower.
     pub(crate) panel: usize,
     pub(crate) core: Core,
+    pub(crate) turned: Turned<'a>,
+    /// Whether in both rows follow each other as pixels do, channels last.
+    pub(crate) flat: bool,
 }
 
 /// What was decided.
@@ -136,11 +182,12 @@ impl Problem<'_> {
     pub(crate) fn decide(&self, options: &PlanOptions) -> Decision {
         let caches = &options.caches;
         // Three quarters of L2, of which scratch memory loses a little to alignment.
-        let budget = (caches.l2 / 4 * 3).saturating_sub(2 * ALIGN);
+        let budget = (caches.l2 / 4 * 3).saturating_sub(3 * ALIGN);
         let whole = self.unfused();
         let tile = match options.schedule {
             Schedule::Tiled { rows, channels } => {
-                self.tile(rows.max(1), channels.max(1).div_ceil(self.core.lanes))
+                let vectors = channels.max(1).div_ceil(self.core.lanes);
+                Tile { columns: self.columns(budget), ..self.tile(rows.max(1), vectors) }
             }
             _ => self.cheapest(caches, budget),
         };
@@ -166,8 +213,9 @@ impl Problem<'_> {
     pub(crate) fn bytes(&self, tile: &Tile) -> usize {
         let lanes = self.core.lanes;
         let ring = if self.expand { tile.ring_elements(self.window, lanes) } else { 0 };
-        let band = if self.project { tile.band_elements(self.window, lanes) } else { 0 };
-        (ring + band) * size_of::<f32>()
+        let band = if self.project { tile.band_elements(lanes) } else { 0 };
+        let turned = tile.turned_elements(self.window, &self.turned);
+        (ring + band + turned) * size_of::<f32>()
     }
 
     /// Channel vectors of the depthwise convolution.
@@ -175,15 +223,10 @@ impl Problem<'_> {
         self.channels.div_ceil(self.core.lanes)
     }
 
-    /// The most input rows that `rows` output rows read.
-    fn ring(&self, rows: usize) -> usize {
-        let extent = (self.window.kernel[0] - 1) * self.window.dilation[0] + 1;
-        ((rows - 1) * self.window.stride[0] + extent).min(self.window.input.height)
-    }
-
     fn unfused(&self) -> Tile {
         Tile {
             rows: self.window.output.height,
+            columns: self.window.output.width,
             vectors: self.vectors(),
             ring: self.window.input.height,
             interleaved: false,
@@ -194,31 +237,41 @@ impl Problem<'_> {
     fn tile(&self, rows: usize, vectors: usize) -> Tile {
         let rows = rows.min(self.window.output.height);
         let vectors = vectors.max(self.panel).min(self.vectors());
-        Tile { rows, vectors, ring: self.ring(rows), interleaved: true }
+        let columns = self.window.output.width;
+        Tile { rows, columns, vectors, ring: self.window.reach(0, rows), interleaved: true }
+    }
+
+    /// Output columns of a strip: all, unless an image is so wide that no tile fits
+    /// which has the two rows of a depthwise tile.
+    fn columns(&self, budget: usize) -> usize {
+        let width = self.window.output.width;
+        let fits = |&columns: &usize| self.bytes(&Tile { columns, ..self.tile(2, 1) }) <= budget;
+        if fits(&width) { width } else { parts(width, width).find(fits).unwrap_or(1) }
     }
 
     /// The cheapest of the fused tiles that take at most `budget` bytes; the
     /// smallest of all where none does.
     fn cheapest(&self, caches: &Caches, budget: usize) -> Tile {
-        let height = self.window.output.height;
+        let (height, columns) = (self.window.output.height, self.columns(budget));
         let panels = self.vectors().div_ceil(self.core.panel);
         // Bytes by rows of a slab of one vector, at least and then exactly.
-        let row = self.window.output.width * self.core.lanes * size_of::<f32>();
+        let row = columns * self.core.lanes * size_of::<f32>();
         let tallest = budget / row;
+        let tile = |rows, vectors| Tile { columns, ..self.tile(rows, vectors) };
         // Depthwise tiles take rows in pairs.
         let heights = parts(height, tallest).flat_map(|rows| [rows, rows.next_multiple_of(2)]);
         let tiles = heights.flat_map(|rows| {
-            let vector = self.bytes(&Tile { vectors: 1, ..self.tile(rows, 1) });
+            let vector = self.bytes(&Tile { vectors: 1, ..tile(rows, 1) });
             // Without a stage before and after there is nothing to keep.
             let vectors = budget.checked_div(vector).unwrap_or(self.vectors());
             parts(panels, vectors.div_ceil(self.core.panel))
-                .map(move |panels| self.tile(rows, panels * self.core.panel))
+                .map(move |panels| tile(rows, panels * self.core.panel))
         });
         tiles
             .filter(|tile| self.bytes(tile) <= budget)
             .map(|tile| (self.cost(&tile, caches).cycles(), tile))
             .min_by(|(a, _), (b, _)| a.total_cmp(b))
-            .map_or_else(|| self.tile(1, 1), |(_, tile)| tile)
+            .map_or_else(|| tile(1, 1), |(_, tile)| tile)
     }
 }
 
@@ -264,9 +317,21 @@ mod tests {
                 let core = Core::new(isa, window);
                 let c_in = if expand { c_in } else { channels };
                 let panel = core.panel;
+                let (turned, flat) = (Turned { stem: None, c_in: None, c_out: None }, true);
                 for project in [true, false] {
                     let c_out = if project { c_out } else { channels };
-                    test(&Problem { window, expand, project, c_in, channels, c_out, panel, core });
+                    test(&Problem {
+                        window,
+                        expand,
+                        project,
+                        c_in,
+                        channels,
+                        c_out,
+                        panel,
+                        core,
+                        turned,
+                        flat,
+                    });
                 }
             }
         }
@@ -300,9 +365,11 @@ mod tests {
                 {
                     assert!(cost(&tile, &larger) <= now);
                 }
+                // Strips are not held against it: they are for what does not fit.
+                let whole = |tile: &&Tile| tile.columns == problem.window.output.width;
                 tiles.push(tile);
-                assert!(tiles.iter().all(|before| cost(before, &caches) >= now));
-                last = now;
+                assert!(tiles.iter().filter(whole).all(|before| cost(before, &caches) >= now));
+                last = if whole(&&tile) { now } else { f64::INFINITY };
             }
         });
     }
@@ -333,7 +400,7 @@ mod tests {
             let (window, caches) = (problem.window, Caches::default());
             let rows = window.output.height / 2;
             if rows >= 2 {
-                let input = Shape { height: problem.ring(rows), ..window.input };
+                let input = Shape { height: problem.window.reach(0, rows), ..window.input };
                 let output = Shape { height: rows, ..window.output };
                 let half = Problem { window: &Placed { input, output, ..*window }, ..*problem };
                 let [whole, half] =

@@ -1,6 +1,8 @@
 //! AVX2 with FMA: 8 lanes, 16 registers.
 
-use core::arch::x86_64::{__m256, __m256i, _MM_HINT_T1, _mm_prefetch};
+use core::arch::x86_64::{__m128, __m256, __m256i, _MM_HINT_T1, _mm_prefetch};
+
+use pulp::core_arch::x86::Avx;
 
 use super::{Index, Lanes, MAX_VECTORS};
 
@@ -32,15 +34,52 @@ impl Avx2 {
     }
 }
 
+/// Transposes 8 x 8: halves of rows `i` and `i + 4` share a register, so that the
+/// rest happens within the halves.
+///
+/// # Safety
+/// As for [`Lanes::transpose`] with blocks of 8.
+#[inline(always)]
+pub(super) unsafe fn transpose_8x8(
+    avx: Avx,
+    from: *const f32,
+    from_row: usize,
+    to: *mut f32,
+    to_row: usize,
+) {
+    for half in 0..2 {
+        // SAFETY: four f32 of a row below 8, from column 0 or 4 on.
+        let quarter = |row: usize| unsafe {
+            from.add(row * from_row + 4 * half).cast::<__m128>().read_unaligned()
+        };
+        let pair = |row: usize| avx._mm256_set_m128(quarter(row + 4), quarter(row));
+        let rows = [pair(0), pair(1), pair(2), pair(3)];
+        let low = [0, 2].map(|i| avx._mm256_unpacklo_ps(rows[i], rows[i + 1]));
+        let high = [0, 2].map(|i| avx._mm256_unpackhi_ps(rows[i], rows[i + 1]));
+        let columns = [
+            avx._mm256_shuffle_ps::<0x44>(low[0], low[1]),
+            avx._mm256_shuffle_ps::<0xee>(low[0], low[1]),
+            avx._mm256_shuffle_ps::<0x44>(high[0], high[1]),
+            avx._mm256_shuffle_ps::<0xee>(high[0], high[1]),
+        ];
+        for (i, column) in columns.into_iter().enumerate() {
+            // SAFETY: eight f32 of a row below 8.
+            unsafe { avx._mm256_storeu_ps(to.add((4 * half + i) * to_row), column) }
+        }
+    }
+}
+
 // SAFETY: the token is made only by `detect`; masked moves touch no lane whose
 // mask is clear.
 unsafe impl Lanes for Avx2 {
     type V = __m256;
+    type Mask = __m256i;
     const LANES: usize = 8;
     const NAME: &'static str = "avx2";
     const REGISTERS: usize = 16;
     const POINTWISE_ROWS: [usize; MAX_VECTORS] = [5, 6, 3, 0];
     const POINTWISE_VECTORS: usize = 2;
+    const BLOCK: usize = 8;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = [[2, 4], [2, 4], [1, 7], [1, 7], [1, 7]];
 
     #[inline(always)]
@@ -128,5 +167,35 @@ unsafe impl Lanes for Avx2 {
             let index = self.avx._mm256_loadu_si256(index.as_ptr().cast());
             self.avx2._mm256_permutevar8x32_ps(self.load_first(p, n), index)
         }
+    }
+
+    #[inline(always)]
+    fn mask(self, lane: impl Fn(usize) -> bool) -> __m256i {
+        let lanes: [i32; 8] = core::array::from_fn(|i| if lane(i) { -1 } else { 0 });
+        // SAFETY: eight numbers of an array of eight.
+        unsafe { self.avx._mm256_loadu_si256(lanes.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn mul_add_masked(self, a: __m256, b: __m256, c: __m256, mask: __m256i) -> __m256 {
+        let mask = self.avx._mm256_castsi256_ps(mask);
+        self.avx._mm256_blendv_ps(c, self.mul_add(a, b, c), mask)
+    }
+    #[inline(always)]
+    unsafe fn load_masked(self, p: *const f32, mask: __m256i) -> __m256 {
+        // SAFETY: the mask keeps the load to the lanes the caller vouches for.
+        unsafe { self.avx._mm256_maskload_ps(p, mask) }
+    }
+
+    #[inline(always)]
+    fn even(self, low: __m256, high: __m256) -> __m256 {
+        let mixed = self.avx._mm256_shuffle_ps::<0b11_01_10_00>(low, high);
+        let pairs = self.avx._mm256_castps_pd(mixed);
+        self.avx._mm256_castpd_ps(self.avx2._mm256_permute4x64_pd::<0b11_01_10_00>(pairs))
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        // SAFETY: passed on.
+        unsafe { transpose_8x8(self.avx, from, from_row, to, to_row) }
     }
 }

@@ -2,6 +2,7 @@
 
 use core::arch::x86_64::{__m512, _MM_HINT_T1, _mm_prefetch};
 
+use super::avx2::transpose_8x8;
 use super::{Index, Lanes, MAX_VECTORS};
 
 pulp::simd_type! {
@@ -34,6 +35,7 @@ impl Avx512 {
 // mask is clear.
 unsafe impl Lanes for Avx512 {
     type V = __m512;
+    type Mask = u16;
     const LANES: usize = 16;
     const NAME: &'static str = "avx512";
     const REGISTERS: usize = 32;
@@ -41,6 +43,8 @@ unsafe impl Lanes for Avx512 {
     const POINTWISE_HALVED_ROWS: [usize; MAX_VECTORS] = [14, 12, 9, 0];
     const POINTWISE_VECTORS: usize = 2;
     const STEPS_APART: bool = true;
+    const MASKS_ARE_FREE: bool = true;
+    const BLOCK: usize = 8;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = [[2, 7], [2, 7], [2, 7], [2, 7], [1, 7]];
 
     #[inline(always)]
@@ -127,5 +131,33 @@ unsafe impl Lanes for Avx512 {
             let index = self.avx512f._mm512_loadu_epi32(index.as_ptr());
             self.avx512f._mm512_permutexvar_ps(index, self.load_first(p, n))
         }
+    }
+
+    #[inline(always)]
+    fn mask(self, lane: impl Fn(usize) -> bool) -> u16 {
+        (0..16).fold(0, |mask, i| mask | u16::from(lane(i)) << i)
+    }
+    #[inline(always)]
+    fn mul_add_masked(self, a: __m512, b: __m512, c: __m512, mask: u16) -> __m512 {
+        self.avx512f._mm512_mask3_fmadd_ps(a, b, c, mask)
+    }
+    #[inline(always)]
+    unsafe fn load_masked(self, p: *const f32, mask: u16) -> __m512 {
+        // SAFETY: the mask keeps the load to the lanes the caller vouches for.
+        unsafe { self.avx512f._mm512_maskz_loadu_ps(mask, p) }
+    }
+
+    #[inline(always)]
+    fn even(self, low: __m512, high: __m512) -> __m512 {
+        let lanes = self
+            .avx512f
+            ._mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
+        self.avx512f._mm512_permutex2var_ps(low, lanes, high)
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        // SAFETY: passed on.
+        unsafe { transpose_8x8(self.avx, from, from_row, to, to_row) }
     }
 }

@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code, reason = "this module wraps the vector instructions")]
 
+use core::ops::Range;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 #[cfg(target_arch = "x86_64")]
@@ -47,11 +48,13 @@ pub(crate) trait Kernel {
 /// # Safety
 ///
 /// An implementor is a zero-sized token that exists only where the CPU has the
-/// instructions its methods use, and `load_first`, `store_first` and
-/// `load_indexed` touch no byte past the first `n` f32.
+/// instructions its methods use, and partial and indexed moves touch no byte of the
+/// f32 that they leave out.
 pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
     /// The register.
     type V: Copy;
+    /// Some lanes of it.
+    type Mask: Copy;
     /// f32 lanes in `V`.
     const LANES: usize;
     /// The name in kernel names and in `MBCONV_ISA`.
@@ -72,6 +75,11 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
     /// onto the stack (AVX-512's 13 x 2: 84 moves to and fro, 0 with this); where
     /// it does not, this only ties its hands.
     const STEPS_APART: bool = false;
+    /// Whether a masked multiply-add costs no more than any other.
+    const MASKS_ARE_FREE: bool = false;
+    /// Rows and columns of the blocks that [`transpose`](Self::transpose) takes, at
+    /// most `LANES`.
+    const BLOCK: usize;
     /// Depthwise tiles of 3x3 windows with stride 1 and 2, 5x5 with 1 and 2, and
     /// 7x7: the rows (1 or 2) and columns of outputs that stay in registers.
     const DEPTHWISE_TILES: [[usize; 2]; 5];
@@ -135,6 +143,27 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
         unsafe { self.load(lanes.as_ptr()) }
     }
 
+    /// The lanes for which `lane` is true. Not for inner loops.
+    fn mask(self, lane: impl Fn(usize) -> bool) -> Self::Mask;
+    /// `a * b + c` in the lanes of `mask`, `c` in the others.
+    fn mul_add_masked(self, a: Self::V, b: Self::V, c: Self::V, mask: Self::Mask) -> Self::V;
+    /// The other lanes are zero.
+    ///
+    /// # Safety
+    /// `p + i` is valid for reading for each lane `i` of `mask`.
+    unsafe fn load_masked(self, p: *const f32, mask: Self::Mask) -> Self::V;
+
+    /// The even lanes of `low`, then the odd lanes of `high`: every other f32, where
+    /// `high` ends with the last of them.
+    fn even(self, low: Self::V, high: Self::V) -> Self::V;
+
+    /// `to[c * to_row + r] = from[r * from_row + c]` for `BLOCK` rows and columns.
+    ///
+    /// # Safety
+    /// `from` is valid for reading and `to` for writing `BLOCK` f32 in each of
+    /// `BLOCK` rows, which do not overlap.
+    unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize);
+
     /// `K_STEP` steps of a pointwise tile:
     /// `acc[r][v] += a[r * a_row + k] * b[(k * NV + v) * LANES..]`, `k` ascending.
     ///
@@ -182,4 +211,26 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
             }
         }
     }
+}
+
+/// Every `step`-th f32, for the lanes `lanes`; the others are zero.
+///
+/// # Safety
+/// `p + i * step` is valid for reading for each of these lanes.
+#[inline(always)]
+pub(crate) unsafe fn load_every<S: Lanes>(
+    s: S,
+    p: *const f32,
+    step: usize,
+    lanes: Range<usize>,
+) -> S::V {
+    const MOST: usize = 16;
+    const { assert!(S::LANES <= MOST) };
+    let mut x = [0.0; MOST];
+    for i in lanes {
+        // SAFETY: lane i is the caller's.
+        x[i] = unsafe { *p.wrapping_add(i * step) };
+    }
+    // SAFETY: `x` holds a vector.
+    unsafe { s.load(x.as_ptr()) }
 }

@@ -1,10 +1,11 @@
 //! NEON (Advanced SIMD) on aarch64: 4 lanes, 32 registers.
 
 use core::arch::aarch64::{
-    float32x4_t, vaddq_f32, vbslq_f32, vcltq_u32, vdivq_f32, vdupq_n_f32, vdupq_n_u32, vextq_f32,
-    vfmaq_f32, vfmaq_laneq_f32, vld1q_f32, vld1q_lane_f32, vld1q_u32, vmaxq_f32, vminq_f32,
-    vmulq_f32, vreinterpretq_f32_u32, vreinterpretq_u32_f32, vshlq_n_u32, vst1q_f32,
-    vst1q_lane_f32, vsubq_f32,
+    float32x4_t, uint32x4_t, vaddq_f32, vbslq_f32, vcltq_u32, vcombine_f32, vdivq_f32, vdupq_n_f32,
+    vdupq_n_u32, vextq_f32, vfmaq_f32, vfmaq_laneq_f32, vget_high_f32, vget_low_f32, vld1q_f32,
+    vld1q_lane_f32, vld1q_u32, vmaxq_f32, vminq_f32, vmulq_f32, vreinterpretq_f32_u32,
+    vreinterpretq_u32_f32, vshlq_n_u32, vst1q_f32, vst1q_lane_f32, vsubq_f32, vtrn1q_f32,
+    vtrn2q_f32, vuzp1q_f32,
 };
 
 use super::{K_STEP, Lanes, MAX_VECTORS};
@@ -21,16 +22,25 @@ impl Neon {
     }
 }
 
+/// Lanes as numbers, for moves, and as bits, for selects.
+#[derive(Clone, Copy)]
+pub(crate) struct Mask {
+    lanes: [bool; 4],
+    bits: uint32x4_t,
+}
+
 // SAFETY: the target feature is enabled for the whole crate; the partial moves
 // go lane by lane.
 unsafe impl Lanes for Neon {
     type V = float32x4_t;
+    type Mask = Mask;
     const LANES: usize = 4;
     const NAME: &'static str = "neon";
     // A row also holds one register of K_STEP inputs for the lane multiply-adds.
     const REGISTERS: usize = 32;
     const POINTWISE_ROWS: [usize; MAX_VECTORS] = [8, 8, 7, 5];
     const POINTWISE_VECTORS: usize = 4;
+    const BLOCK: usize = 4;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = [[2, 7], [1, 7], [1, 7], [1, 7], [1, 7]];
 
     #[inline(always)]
@@ -145,6 +155,54 @@ unsafe impl Lanes for Neon {
             if n > 3 {
                 vst1q_lane_f32::<3>(p.add(3), v);
             }
+        }
+    }
+
+    #[inline(always)]
+    fn mask(self, lane: impl Fn(usize) -> bool) -> Mask {
+        let lanes: [bool; 4] = core::array::from_fn(lane);
+        let bits = lanes.map(|lane| if lane { u32::MAX } else { 0 });
+        // SAFETY: four u32; NEON is enabled.
+        Mask { lanes, bits: unsafe { vld1q_u32(bits.as_ptr()) } }
+    }
+    #[inline(always)]
+    fn mul_add_masked(
+        self,
+        a: float32x4_t,
+        b: float32x4_t,
+        c: float32x4_t,
+        mask: Mask,
+    ) -> float32x4_t {
+        // SAFETY: NEON is enabled.
+        unsafe { vbslq_f32(mask.bits, self.mul_add(a, b, c), c) }
+    }
+    #[inline(always)]
+    unsafe fn load_masked(self, p: *const f32, mask: Mask) -> float32x4_t {
+        // SAFETY: lanes of the mask only.
+        let lane = |i: usize| if mask.lanes[i] { unsafe { *p.wrapping_add(i) } } else { 0.0 };
+        let lanes: [f32; 4] = core::array::from_fn(lane);
+        // SAFETY: four f32; NEON is enabled.
+        unsafe { vld1q_f32(lanes.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn even(self, low: float32x4_t, high: float32x4_t) -> float32x4_t {
+        // SAFETY: NEON is enabled.
+        unsafe { vuzp1q_f32(low, vextq_f32::<1>(high, high)) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        // SAFETY: rows and columns below 4, which the caller vouches for; NEON is
+        // enabled.
+        unsafe {
+            let [a, b, c, d] = core::array::from_fn(|i| vld1q_f32(from.add(i * from_row)));
+            let (ab, cd) = (vtrn1q_f32(a, b), vtrn1q_f32(c, d));
+            let (ab2, cd2) = (vtrn2q_f32(a, b), vtrn2q_f32(c, d));
+            vst1q_f32(to, vcombine_f32(vget_low_f32(ab), vget_low_f32(cd)));
+            vst1q_f32(to.add(to_row), vcombine_f32(vget_low_f32(ab2), vget_low_f32(cd2)));
+            vst1q_f32(to.add(2 * to_row), vcombine_f32(vget_high_f32(ab), vget_high_f32(cd)));
+            vst1q_f32(to.add(3 * to_row), vcombine_f32(vget_high_f32(ab2), vget_high_f32(cd2)));
         }
     }
 

@@ -14,11 +14,13 @@ pub(crate) struct Portable;
 // moves go lane by lane.
 unsafe impl Lanes for Portable {
     type V = f32x4;
+    type Mask = [bool; 4];
     const LANES: usize = 4;
     const NAME: &'static str = "portable";
     const REGISTERS: usize = 16;
     const POINTWISE_ROWS: [usize; MAX_VECTORS] = [8, 4, 3, 0];
     const POINTWISE_VECTORS: usize = 2;
+    const BLOCK: usize = 4;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = [[1, 4]; 5];
 
     // `wide` chooses its instructions when it is compiled, so there is no
@@ -97,5 +99,38 @@ unsafe impl Lanes for Portable {
     unsafe fn store_first(self, p: *mut f32, v: f32x4, n: usize) {
         // SAFETY: n.min(4) f32 are within both the caller's memory and the array.
         unsafe { core::ptr::copy_nonoverlapping(v.to_array().as_ptr(), p, n.min(4)) };
+    }
+
+    #[inline(always)]
+    fn mask(self, lane: impl Fn(usize) -> bool) -> [bool; 4] {
+        core::array::from_fn(lane)
+    }
+    #[inline(always)]
+    fn mul_add_masked(self, a: f32x4, b: f32x4, c: f32x4, mask: [bool; 4]) -> f32x4 {
+        let (sum, c) = (self.mul_add(a, b, c).to_array(), c.to_array());
+        f32x4::new(core::array::from_fn(|i| if mask[i] { sum[i] } else { c[i] }))
+    }
+    #[inline(always)]
+    unsafe fn load_masked(self, p: *const f32, mask: [bool; 4]) -> f32x4 {
+        // SAFETY: lanes of the mask only.
+        let lane = |i| if mask[i] { unsafe { *p.wrapping_add(i) } } else { 0.0 };
+        f32x4::new(core::array::from_fn(lane))
+    }
+
+    #[inline(always)]
+    fn even(self, low: f32x4, high: f32x4) -> f32x4 {
+        let ([a, _, b, _], [_, c, _, d]) = (low.to_array(), high.to_array());
+        f32x4::new([a, b, c, d])
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        // SAFETY: rows and columns below 4.
+        unsafe {
+            let rows = core::array::from_fn(|i| self.load(from.add(i * from_row)));
+            for (i, column) in f32x4::transpose(rows).into_iter().enumerate() {
+                self.store(to.add(i * to_row), column);
+            }
+        }
     }
 }

@@ -4,12 +4,16 @@
 //! own, which skip the rows and columns outside the image; the others know nothing
 //! of borders.
 
+mod planar;
 mod tile;
 
 use core::ops::Range;
 
 use crate::activation::{Activation, Finish};
+use crate::buffer::Local;
 use crate::kernel::parts::{Parts, by_image};
+use crate::kernel::transpose::transpose;
+use crate::layout::{Layout, View};
 use crate::pack::{PackedDepthwise, Tail};
 use crate::shape::Placed;
 use crate::simd::{Index, Kernel, Lanes};
@@ -266,7 +270,8 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
     }
 }
 
-/// One task of a depthwise convolution over NHWC images.
+/// One task of a depthwise convolution.
+#[derive(Clone, Copy)]
 pub(crate) struct Layer<'a> {
     pub(crate) packed: &'a PackedDepthwise,
     pub(crate) activation: Activation,
@@ -276,7 +281,9 @@ pub(crate) struct Layer<'a> {
     pub(crate) band: usize,
     pub(crate) parts: Parts,
     pub(crate) input: *const f32,
+    pub(crate) input_view: View,
     pub(crate) output: *mut f32,
+    pub(crate) output_view: View,
 }
 
 /// The pointers of a [`Layer`] are valid, and the task's part of the output is its
@@ -288,9 +295,9 @@ pub(crate) struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// # Safety
-    /// Input and output are valid for the window's shapes with the packed
-    /// channels; the output overlaps nothing and nobody touches it but runs of
-    /// other tasks of the same parts; the weights are packed for the instruction
+    /// Input and output are valid for the views of the window's shapes with the
+    /// packed channels; the output overlaps nothing and nobody touches it but runs
+    /// of other tasks of the same parts; the weights are packed for the instruction
     /// set that this is dispatched to.
     pub(crate) unsafe fn new(layer: Layer<'a>, task: usize) -> Self {
         Self { layer, task }
@@ -301,55 +308,192 @@ impl Kernel for Run<'_> {
     type Output = ();
 
     fn run<S: Lanes>(self, s: S) {
-        let Layer { packed, activation, window, band, parts, .. } = self.layer;
-        let &PackedDepthwise { channels, multiplier, taps, ref weights, ref bias } = packed;
-        let (input, output) = (window.input, window.output);
-        let total = units(channels, S::LANES);
+        let Layer { packed, window, band, parts, input_view, output_view, .. } = self.layer;
+        let output = window.output;
+        let total = units(packed.channels, S::LANES);
         let [rows, mut vectors] = parts.ranges(self.task, [output.batch * output.height, total]);
         if vectors.is_empty() {
             return;
         }
-        let [mut overlap, lanes] = [0, channels.min(S::LANES)];
         if vectors.end == total {
-            vectors.end = channels.div_ceil(S::LANES);
-            overlap = Tail::Overlap.overlap(channels, S::LANES);
+            vectors.end = packed.channels.div_ceil(S::LANES);
         }
-        let first = vectors.start * S::LANES;
-        let c_in = channels / multiplier;
         for (image, rows) in by_image(rows, output.height) {
-            for top in rows.clone().step_by(band) {
-                let rows = top..(top + band).min(rows.end);
-                // SAFETY: `new` has vouched for all rows and channels.
-                unsafe {
-                    let image_in = image * input.height * input.width * c_in;
-                    let row_out = (image * output.height + top) * output.width * channels;
-                    let args = Args {
-                        window,
-                        input: self.layer.input.add(image_in),
-                        input_row: input.width * c_in,
-                        input_column: c_in,
-                        input_vector: S::LANES,
-                        ring: input.height,
-                        output: self.layer.output.add(row_out + first),
-                        output_row: output.width * channels,
-                        output_column: channels,
-                        output_vector: S::LANES,
-                        weights: weights.as_ptr().add(first * taps),
-                        bias: bias.as_ptr().add(first),
-                        vectors: vectors.len(),
-                        block: vectors.len(),
-                        input_overlap: overlap,
-                        output_overlap: overlap,
-                        input_lanes: lanes,
-                        output_lanes: lanes,
-                        index: index(lanes, 1, 0),
-                        finish: activation.finish(),
-                    };
-                    if multiplier == 1 {
-                        let input = args.input.add(first);
-                        self::rows(s, &Args { input, ..args }, rows);
-                    } else {
-                        multiplied(s, &args, [multiplier, first], rows);
+            let layer = Layer {
+                input: self.layer.input.wrapping_add(image * input_view.batch),
+                output: self.layer.output.wrapping_add(image * output_view.batch),
+                ..self.layer
+            };
+            // SAFETY: `new` has vouched for all rows and channels.
+            unsafe {
+                match (input_view.layout, output_view.layout) {
+                    (Layout::Nhwc, Layout::Nhwc) => {
+                        for top in rows.clone().step_by(band) {
+                            let first = output_view.at(0, top, 0) + vectors.start * S::LANES;
+                            let args = Args {
+                                output: layer.output.add(first),
+                                ..layer.channels_last::<S>(window, vectors.clone())
+                            };
+                            let rows = top..(top + band).min(rows.end);
+                            layer.vectors(s, &args, vectors.start * S::LANES, rows);
+                        }
+                    }
+                    (Layout::Nchw, Layout::Nchw) => {
+                        let channels =
+                            vectors.start * S::LANES..(vectors.end * S::LANES).min(packed.channels);
+                        let first =
+                            channels.start * output_view.channel + output_view.at(0, rows.start, 0);
+                        let args = planar::Args {
+                            output: layer.output.add(first),
+                            output_plane: output_view.channel,
+                            output_row: output_view.row,
+                            ..layer.planar()
+                        };
+                        planar::planes(s, &args, channels, rows, 0..output.width);
+                    }
+                    (Layout::Nchw, Layout::Nhwc) | (Layout::Nhwc, Layout::Nchw) => {
+                        layer.turned(s, vectors.clone(), rows);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Outputs that wait to be turned, in the first-level cache.
+const TURNED: usize = 4096;
+/// The most columns of these.
+const TURNED_COLUMNS: usize = 64;
+
+impl<'a> Layer<'a> {
+    /// All but the output, of a planar image.
+    fn planar(&self) -> planar::Args<'a> {
+        planar::Args {
+            window: self.window,
+            packed: self.packed,
+            input: self.input,
+            input_plane: self.input_view.channel,
+            input_row: self.input_view.row,
+            output: core::ptr::null_mut(),
+            output_plane: 0,
+            output_row: 0,
+            finish: self.activation.finish(),
+        }
+    }
+
+    /// All but the output's address, of some vectors of an image whose channels come
+    /// last.
+    fn channels_last<'w, S: Lanes>(&self, window: &'w Placed, vectors: Range<usize>) -> Args<'w> {
+        let packed = self.packed;
+        let lanes = packed.channels.min(S::LANES);
+        let overlap = if vectors.end == packed.channels.div_ceil(S::LANES) {
+            Tail::Overlap.overlap(packed.channels, S::LANES)
+        } else {
+            0
+        };
+        Args {
+            window,
+            input: self.input,
+            input_row: self.input_view.row,
+            input_column: self.input_view.pixel,
+            input_vector: S::LANES,
+            ring: window.input.height,
+            output: core::ptr::null_mut(),
+            output_row: self.output_view.row,
+            output_column: self.output_view.pixel,
+            output_vector: S::LANES,
+            weights: packed.weights.as_ptr().wrapping_add(vectors.start * S::LANES * packed.taps),
+            bias: packed.bias.as_ptr().wrapping_add(vectors.start * S::LANES),
+            vectors: vectors.len(),
+            block: vectors.len(),
+            input_overlap: overlap,
+            output_overlap: overlap,
+            input_lanes: lanes,
+            output_lanes: lanes,
+            index: index(lanes, 1, 0),
+            finish: self.activation.finish(),
+        }
+    }
+
+    /// [`rows`] for output channels from `first` on; the input of `args` is at
+    /// channel 0.
+    ///
+    /// # Safety
+    /// As for [`rows`].
+    unsafe fn vectors<S: Lanes>(&self, s: S, args: &Args<'_>, first: usize, rows: Range<usize>) {
+        // SAFETY: passed on.
+        unsafe {
+            if self.packed.multiplier == 1 {
+                let input = args.input.add(first);
+                self::rows(s, &Args { input, ..*args }, rows);
+            } else {
+                multiplied(s, args, [self.packed.multiplier, first], rows);
+            }
+        }
+    }
+
+    /// From one layout into the other: a vector of channels at a time, a few pixels
+    /// are computed in the input's layout, then turned.
+    ///
+    /// # Safety
+    /// As for [`Run::new`], for these vectors and rows of one image.
+    unsafe fn turned<S: Lanes>(&self, s: S, vectors: Range<usize>, rows: Range<usize>) {
+        let mut tile = Local::<TURNED>::uninit();
+        let tile = tile.as_mut_ptr();
+        let output = self.output_view;
+        let width = self.window.output.width;
+        let pixels = TURNED / S::LANES;
+        let across = width.min(TURNED_COLUMNS);
+        for top in rows.clone().step_by(pixels / across) {
+            let rows = top..(top + pixels / across).min(rows.end);
+            for left in (0..width).step_by(across) {
+                let columns = left..(left + across).min(width);
+                let (across, size) = (columns.len(), rows.len() * columns.len());
+                // Rows that follow each other as pixels do go as one.
+                let (lines, pixels) = match output.row == across * output.pixel {
+                    true => (1, size),
+                    false => (rows.len(), across),
+                };
+                let (strip, first) = self.window.strip(columns.clone());
+                for vector in vectors.clone() {
+                    let channels = Tail::Overlap.channels(vector, self.packed.channels, S::LANES);
+                    let start = channels.start * output.channel + output.at(0, top, left);
+                    // SAFETY: the tile holds these rows and columns of a vector.
+                    unsafe {
+                        let line = |i: usize| self.output.add(start + i * output.row);
+                        if self.input_view.is_planar() {
+                            let args = planar::Args {
+                                output: tile,
+                                output_plane: size,
+                                output_row: across,
+                                ..self.planar()
+                            };
+                            let channels = channels.clone();
+                            planar::planes(s, &args, channels, rows.clone(), columns.clone());
+                        } else {
+                            let args = self.channels_last::<S>(&strip, vector..vector + 1);
+                            let args = Args {
+                                input: args.input.wrapping_add(first * args.input_column),
+                                input_overlap: 0,
+                                output: tile,
+                                output_row: across * S::LANES,
+                                output_column: S::LANES,
+                                output_overlap: 0,
+                                ..args
+                            };
+                            self.vectors(s, &args, channels.start, rows.clone());
+                        }
+                        for i in 0..lines {
+                            if self.input_view.is_planar() {
+                                let from = (tile.add(i * pixels).cast_const(), size);
+                                let matrix = [channels.len(), pixels];
+                                transpose(s, from, (line(i), output.pixel), matrix);
+                            } else {
+                                let from = tile.add(i * pixels * S::LANES).cast_const();
+                                let matrix = [pixels, channels.len()];
+                                transpose(s, (from, S::LANES), (line(i), output.channel), matrix);
+                            }
+                        }
                     }
                 }
             }

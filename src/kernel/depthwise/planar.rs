@@ -1,0 +1,504 @@
+//! Depthwise convolution of planar images: vectors run along a row, the weights of
+//! a channel are broadcast.
+//!
+//! A tile is one vector of columns by up to seven rows of outputs, so that what is
+//! loaded of an input row meets several of them. Taps outside the image are left
+//! out lane by lane; sums take the taps row by row, from left to right.
+
+use core::ops::Range;
+
+use crate::activation::{Activation, Finish};
+use crate::pack::{PackedDepthwise, Tail};
+use crate::shape::Placed;
+use crate::simd::{Lanes, load_every};
+
+/// The widest window with instances of its own.
+const WIDEST: usize = 7;
+
+/// The planes of one image. Strides are in f32.
+#[derive(Clone, Copy)]
+pub(crate) struct Args<'a> {
+    pub(crate) window: &'a Placed,
+    pub(crate) packed: &'a PackedDepthwise,
+    /// Input: channel `c`, row `y`, column `x` is at
+    /// `c * input_plane + y * input_row + x`.
+    pub(crate) input: *const f32,
+    pub(crate) input_plane: usize,
+    pub(crate) input_row: usize,
+    /// Output, at the first channel, row and column asked for, with strides likewise.
+    pub(crate) output: *mut f32,
+    pub(crate) output_plane: usize,
+    pub(crate) output_row: usize,
+    pub(crate) finish: Finish,
+}
+
+/// Computes the output rows `rows` and columns `columns` of the channels `channels`.
+///
+/// # Safety
+/// The pointers of `args` are valid for those channels, rows and columns and for
+/// what they read; the output overlaps nothing else, and no other thread touches it.
+pub(crate) unsafe fn planes<S: Lanes>(
+    s: S,
+    args: &Args<'_>,
+    channels: Range<usize>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+) {
+    let window = args.window;
+    let run = match (window.kernel, window.stride, window.dilation) {
+        ([3, 3], [1, 1], [1, 1]) => run::<S, 3, 1>,
+        ([3, 3], [2, 2], [1, 1]) => run::<S, 3, 2>,
+        ([5, 5], [1, 1], [1, 1]) => run::<S, 5, 1>,
+        ([5, 5], [2, 2], [1, 1]) => run::<S, 5, 2>,
+        ([7, 7], [1, 1], [1, 1]) => run::<S, 7, 1>,
+        _ => run::<S, 0, 0>,
+    };
+    // SAFETY: passed on; the instance fits the window.
+    unsafe { run(s, args, channels, rows, columns) }
+}
+
+/// Columns that a row is taken through at a time, in vectors.
+const COLUMNS: usize = 8;
+
+/// A `K` x `K` window with both strides `ST`; `K = 0` is any window.
+unsafe fn run<S: Lanes, const K: usize, const ST: usize>(
+    s: S,
+    args: &Args<'_>,
+    channels: Range<usize>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+) {
+    s.enter(
+        #[inline(always)]
+        || {
+            for left in columns.clone().step_by(COLUMNS * S::LANES) {
+                let right = columns.end.min(left + COLUMNS * S::LANES);
+                // Narrow planes go by two, one in each half of the vectors.
+                let pairs = const { K > 0 && S::LANES >= 16 } && right - left <= S::LANES / 2;
+                let window = args.window;
+                let mut strip = [Column::none(s); COLUMNS];
+                for (column, at) in (left..right).step_by(S::LANES).zip(&mut strip) {
+                    let lanes = S::LANES.min(right - column);
+                    *at = Column::new::<K, ST>(s, window, column, lanes, pairs);
+                }
+                let strip = &strip[..(right - left).div_ceil(S::LANES)];
+                let mut channel = channels.start;
+                while channel < channels.end {
+                    let plane = Plane {
+                        args,
+                        input: args
+                            .input
+                            .wrapping_add(channel / args.packed.multiplier * args.input_plane),
+                        output: args.output.wrapping_add(
+                            (channel - channels.start) * args.output_plane + left - columns.start,
+                        ),
+                        channel,
+                        rows: rows.clone(),
+                        strip,
+                        // Rows in one piece, without anything between.
+                        dense: if columns.len() == args.output_row && columns == (left..right) {
+                            rows.len() * args.output_row
+                        } else {
+                            0
+                        },
+                    };
+                    // SAFETY: the channels, rows and columns are the caller's.
+                    unsafe {
+                        // The weights of a pair are neighbours.
+                        let pair =
+                            channel + 1 < channels.end && !(channel + 1).is_multiple_of(S::LANES);
+                        if pairs && pair {
+                            plane.run::<K, ST, true>(s);
+                            channel += 2;
+                        } else {
+                            plane.run::<K, ST, false>(s);
+                            channel += 1;
+                        }
+                    }
+                }
+            }
+        },
+    );
+}
+
+/// A vector of columns: what is the same in all rows and channels.
+#[derive(Clone, Copy)]
+struct Column<S: Lanes> {
+    /// Its first column, and how many it has.
+    column: usize,
+    lanes: usize,
+    /// Whether it is a whole vector with all taps inside the image.
+    whole: bool,
+    taps: [Tap<S>; WIDEST],
+}
+
+/// What a tap column meets. With pairs, the upper half of the lanes is the second
+/// plane's.
+#[derive(Clone, Copy)]
+struct Tap<S: Lanes> {
+    /// The lanes whose tap is inside the image, and whether that is all.
+    inside: S::Mask,
+    all: bool,
+    /// What is read for them: of a second vector with pairs or stride 2.
+    read: [S::Mask; 2],
+}
+
+impl<S: Lanes> Column<S> {
+    #[inline(always)]
+    fn none(s: S) -> Self {
+        let no = s.mask(|_| false);
+        let taps = [Tap { inside: no, all: false, read: [no; 2] }; WIDEST];
+        Self { column: 0, lanes: 0, whole: false, taps }
+    }
+
+    #[inline(always)]
+    fn new<const K: usize, const ST: usize>(
+        s: S,
+        window: &Placed,
+        column: usize,
+        lanes: usize,
+        pairs: bool,
+    ) -> Self {
+        let half = S::LANES / 2;
+        let span = |kx: usize| inside(window, column, lanes, kx);
+        let tap = |kx: usize| {
+            let span = span(kx);
+            let has = |lane: usize| span.contains(&lane);
+            Tap {
+                inside: s.mask(|i| has(if pairs { i % half } else { i })),
+                all: span == (0..lanes),
+                read: [
+                    s.mask(|i| if ST == 1 { has(i) } else { i % 2 == 0 && has(i / 2) }),
+                    s.mask(|i| match (ST, pairs) {
+                        (1, _) => i >= half && has(i - half),
+                        (_, true) => i % 2 == 1 && has(i / 2),
+                        (_, false) => i % 2 == 1 && has(half + i / 2),
+                    }),
+                ],
+            }
+        };
+        let whole = K > 0 && lanes == S::LANES && (0..K).all(|kx| span(kx) == (0..lanes));
+        let mut new = Self { column, lanes, whole, ..Self::none(s) };
+        if !whole {
+            for (kx, at) in new.taps.iter_mut().enumerate().take(K) {
+                *at = tap(kx);
+            }
+        }
+        new
+    }
+}
+
+/// The lanes whose column for tap column `kx` is inside the image.
+#[inline(always)]
+fn inside(window: &Placed, column: usize, lanes: usize, kx: usize) -> Range<usize> {
+    let Placed { stride, dilation, before, input, .. } = window;
+    let first = column * stride[1] + kx * dilation[1];
+    let reach = |limit: usize| limit.saturating_sub(first).div_ceil(stride[1]).min(lanes);
+    reach(before[1])..reach(before[1] + input.width)
+}
+
+/// One channel's plane, or two neighbours'.
+struct Plane<'a, S: Lanes> {
+    args: &'a Args<'a>,
+    input: *const f32,
+    /// At the first row and column.
+    output: *mut f32,
+    channel: usize,
+    rows: Range<usize>,
+    strip: &'a [Column<S>],
+    /// How many f32 from `output` on are all rows', one behind the other.
+    dense: usize,
+}
+
+/// Safety is as for [`planes`].
+impl<S: Lanes> Plane<'_, S> {
+    #[inline(always)]
+    unsafe fn run<const K: usize, const ST: usize, const PAIR: bool>(&self, s: S) {
+        let PackedDepthwise { channels, taps, ref weights, ref bias, .. } = *self.args.packed;
+        let vector = self.channel / S::LANES;
+        let lane = self.channel - Tail::Overlap.channels(vector, channels, S::LANES).start;
+        let packed = weights.as_ptr().wrapping_add(vector * taps * S::LANES + lane);
+        let bias = bias.as_ptr().wrapping_add(vector * S::LANES + lane);
+        // SAFETY: taps and bias of this channel and, in a pair, of the next.
+        let both = |p: *const f32| unsafe {
+            let low = s.splat(*p);
+            if PAIR { s.join(low, s.splat(*p.add(1)), S::LANES / 2) } else { low }
+        };
+        let weights: [[S::V; K]; K] = core::array::from_fn(|ky| {
+            core::array::from_fn(|kx| both(packed.wrapping_add((ky * K + kx) * S::LANES)))
+        });
+        let bias = both(bias);
+        let mut row = self.rows.start;
+        while row < self.rows.end {
+            let left = self.rows.end - row;
+            // SAFETY: these rows are the caller's.
+            unsafe {
+                row += match K {
+                    0 => self.any_window(s, row, packed, bias),
+                    // Maps of most networks divide by 7.
+                    3 if left >= 7 && S::REGISTERS >= 32 => {
+                        self.row::<K, ST, PAIR, 7>(s, row, &weights, bias)
+                    }
+                    _ if left >= 4 => self.row::<K, ST, PAIR, 4>(s, row, &weights, bias),
+                    _ if left == 3 => self.row::<K, ST, PAIR, 3>(s, row, &weights, bias),
+                    _ if left == 2 => self.row::<K, ST, PAIR, 2>(s, row, &weights, bias),
+                    _ => self.row::<K, ST, PAIR, 1>(s, row, &weights, bias),
+                };
+            }
+        }
+    }
+
+    /// A row of tiles `R` rows high; returns `R`.
+    #[inline(always)]
+    unsafe fn row<const K: usize, const ST: usize, const PAIR: bool, const R: usize>(
+        &self,
+        s: S,
+        row: usize,
+        weights: &[[S::V; K]; K],
+        bias: S::V,
+    ) -> usize {
+        // From right to left: see `finish`.
+        for column in self.strip.iter().rev() {
+            let mut acc = [bias; R];
+            // SAFETY: the columns are the caller's.
+            unsafe {
+                if !PAIR && column.whole {
+                    self.tile::<K, ST, false, false, R>(s, row, column, weights, &mut acc);
+                } else {
+                    self.tile::<K, ST, true, PAIR, R>(s, row, column, weights, &mut acc);
+                }
+                self.finish::<PAIR, R>(s, row, column, &mut acc);
+            }
+        }
+        R
+    }
+
+    /// What the window adds to `R` rows of one vector; `EDGE` where it is not whole
+    /// or taps may be outside.
+    #[inline(always)]
+    unsafe fn tile<
+        const K: usize,
+        const ST: usize,
+        const EDGE: bool,
+        const PAIR: bool,
+        const R: usize,
+    >(
+        &self,
+        s: S,
+        row: usize,
+        column: &Column<S>,
+        weights: &[[S::V; K]; K],
+        acc: &mut [S::V; R],
+    ) {
+        let Placed { before, input, .. } = *self.args.window;
+        let left = (column.column * ST).wrapping_sub(before[1]);
+        // The input rows inside the image, counted from that of the first tap.
+        let top = row * ST;
+        let inside = before[0].saturating_sub(top)..(input.height + before[0]).saturating_sub(top);
+        let step = self.args.input_row;
+        let first = top.wrapping_sub(before[0]).wrapping_mul(step).wrapping_add(left);
+        let first = self.input.wrapping_add(first);
+        // A copy, since the compiler cannot know that no store changes it.
+        let taps: [Tap<S>; K] = core::array::from_fn(|kx| column.taps[kx]);
+        // Spelled out, since loops of this size do not always unroll.
+        macro_rules! lines {
+            ($($line:literal)*) => {$(
+                if const { $line < (R - 1) * ST + K } && inside.contains(&$line) {
+                    let line = first.wrapping_add($line * step);
+                    // SAFETY: the row is inside.
+                    unsafe {
+                        self.line::<K, ST, EDGE, PAIR, R, $line>(s, line, &taps, weights, acc);
+                    }
+                }
+            )*};
+        }
+        lines!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+    }
+
+    /// What input row `LINE` of a tile adds to its outputs; `line` is where its first
+    /// tap is.
+    #[inline(always)]
+    unsafe fn line<
+        const K: usize,
+        const ST: usize,
+        const EDGE: bool,
+        const PAIR: bool,
+        const R: usize,
+        const LINE: usize,
+    >(
+        &self,
+        s: S,
+        line: *const f32,
+        taps: &[Tap<S>; K],
+        weights: &[[S::V; K]; K],
+        acc: &mut [S::V; R],
+    ) {
+        // From this channel's input to that of the next.
+        let multiplier = self.args.packed.multiplier;
+        let next = match (self.channel + 1).is_multiple_of(multiplier) {
+            true => self.args.input_plane,
+            false => 0,
+        };
+        macro_rules! taps {
+            ($($kx:literal)*) => {$(
+                if const { $kx < K } {
+                    let tap = &taps[$kx];
+                    // SAFETY: all columns or those in the masks are inside.
+                    let x = unsafe {
+                        load::<S, ST, EDGE, PAIR>(s, line.wrapping_add($kx), next, tap)
+                    };
+                    // One mask where both are the same.
+                    let inside = if ST == 1 && !PAIR { tap.read[0] } else { tap.inside };
+                    if EDGE && (S::MASKS_ARE_FREE || !tap.all) {
+                        for r in 0..R {
+                            if LINE >= r * ST && LINE - r * ST < K {
+                                let w = weights[LINE - r * ST][$kx];
+                                acc[r] = s.mul_add_masked(x, w, acc[r], inside);
+                            }
+                        }
+                    } else {
+                        for r in 0..R {
+                            if LINE >= r * ST && LINE - r * ST < K {
+                                let w = weights[LINE - r * ST][$kx];
+                                acc[r] = s.mul_add(x, w, acc[r]);
+                            }
+                        }
+                    }
+                }
+            )*};
+        }
+        taps!(0 1 2 3 4 5 6);
+    }
+
+    /// Clamps and stores a tile. A vector that is not whole is stored as if it were
+    /// where what lies beyond is the beginning of the next rows, which are still to
+    /// come: to store a part of one takes AMD's cores ten times as long.
+    #[inline(always)]
+    unsafe fn finish<const PAIR: bool, const R: usize>(
+        &self,
+        s: S,
+        row: usize,
+        column: &Column<S>,
+        acc: &mut [S::V; R],
+    ) {
+        if let Finish::Clamp(bounds) = self.args.finish {
+            let [lo, hi] = bounds.map(|x| s.splat(x));
+            for x in &mut *acc {
+                *x = s.min(hi, s.max(lo, *x));
+            }
+        }
+        let at =
+            (row - self.rows.start) * self.args.output_row + column.column - self.strip[0].column;
+        for (r, &x) in acc.iter().enumerate() {
+            let p = self.output.wrapping_add(at + r * self.args.output_row);
+            // SAFETY: the lanes of a row of each plane.
+            unsafe {
+                let whole = column.lanes == S::LANES
+                    || at + r * self.args.output_row + S::LANES <= self.dense;
+                let store = |p: *mut f32, x| {
+                    if whole { s.store(p, x) } else { s.store_first(p, x, column.lanes) }
+                };
+                store(p, x);
+                if PAIR {
+                    store(p.wrapping_add(self.args.output_plane), s.swap_halves(x));
+                }
+            }
+        }
+        if let Finish::Apply(activation) = self.args.finish {
+            for plane in 0..1 + usize::from(PAIR) {
+                let p = self.output.wrapping_add(at + plane * self.args.output_plane);
+                // SAFETY: the tile just written.
+                unsafe { activate(s, activation, p, [R, self.args.output_row], column.lanes) }
+            }
+        }
+    }
+
+    /// A row of outputs of a window of any kind; returns 1.
+    #[inline(always)]
+    unsafe fn any_window(&self, s: S, row: usize, weights: *const f32, bias: S::V) -> usize {
+        let window = self.args.window;
+        let Placed { kernel, stride, dilation, before, input, .. } = *window;
+        for column in self.strip.iter().rev() {
+            let mut acc = [bias];
+            for ky in 0..kernel[0] {
+                let y = (row * stride[0] + ky * dilation[0]).wrapping_sub(before[0]);
+                if y >= input.height {
+                    continue;
+                }
+                let line = self.input.wrapping_add(y * self.args.input_row);
+                for kx in 0..kernel[1] {
+                    let first = column.column * stride[1] + kx * dilation[1];
+                    let p = line.wrapping_add(first.wrapping_sub(before[1]));
+                    let inside = inside(window, column.column, column.lanes, kx);
+                    // SAFETY: one of the taps; the row is inside, and so are the columns
+                    // in the range.
+                    unsafe {
+                        let w = s.splat(*weights.add((ky * kernel[1] + kx) * S::LANES));
+                        acc[0] = if stride[1] == 1 && inside == (0..S::LANES) {
+                            s.mul_add(s.load(p), w, acc[0])
+                        } else {
+                            let x = load_every(s, p, stride[1], inside.clone());
+                            s.mul_add_masked(x, w, acc[0], s.mask(|i| inside.contains(&i)))
+                        };
+                    }
+                }
+            }
+            // SAFETY: the columns are the caller's.
+            unsafe { self.finish::<false, 1>(s, row, column, &mut acc) }
+        }
+        1
+    }
+}
+
+/// What the lanes of a vector meet in tap column `tap`, of which `p` is the first.
+///
+/// # Safety
+/// What the tap's masks ask for, or without `EDGE` all of it, is valid for reading;
+/// with `PAIR` in the next plane too, `next` f32 further on.
+#[inline(always)]
+unsafe fn load<S: Lanes, const ST: usize, const EDGE: bool, const PAIR: bool>(
+    s: S,
+    p: *const f32,
+    next: usize,
+    tap: &Tap<S>,
+) -> S::V {
+    let half = S::LANES / 2;
+    // SAFETY: passed on.
+    let read = |p: *const f32, i: usize| unsafe {
+        if EDGE { s.load_masked(p, tap.read[i]) } else { s.load(p) }
+    };
+    let second = p.wrapping_add(next);
+    match (ST, PAIR) {
+        (1, false) => read(p, 0),
+        (1, true) => s.join(read(p, 0), read(second.wrapping_sub(half), 1), half),
+        (_, false) => s.even(read(p, 0), read(p.wrapping_add(S::LANES - 1), 1)),
+        (_, true) => s.even(read(p, 0), read(second.wrapping_sub(1), 1)),
+    }
+}
+
+/// The activations that are not a clamp, over the tile just written.
+///
+/// # Safety
+/// `p` is valid for `lanes` f32 in each of `rows` rows, `row` apart.
+#[inline(never)]
+unsafe fn activate<S: Lanes>(
+    s: S,
+    activation: Activation,
+    p: *mut f32,
+    [rows, row]: [usize; 2],
+    lanes: usize,
+) {
+    s.enter(
+        #[inline(always)]
+        || {
+            for r in 0..rows {
+                // SAFETY: the rows are the caller's.
+                unsafe {
+                    let p = p.add(r * row);
+                    let x = s.load_first(p, lanes);
+                    s.store_first(p, activation.apply_lanes(s, x), lanes);
+                }
+            }
+        },
+    );
+}

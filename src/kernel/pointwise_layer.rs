@@ -1,0 +1,406 @@
+//! A whole 1x1 convolution, from either layout into either.
+//!
+//! Pixels are rows of the pointwise tile and output channels its vectors, or, where
+//! planes are written, pixels its vectors and output channels its rows. What does
+//! not lie as the tile wants it goes through a buffer of a few pixels: the input,
+//! some channels at a time, while the output holds the partial sums, and planes
+//! that are too small for whole vectors of pixels.
+
+use core::ops::Range;
+
+use crate::activation::Activation;
+use crate::buffer::Local;
+use crate::kernel::parts::{Parts, by_image, share};
+use crate::kernel::pointwise::{Args, Epilogue, Start, panel};
+use crate::kernel::transpose::transpose;
+use crate::layout::View;
+use crate::pack::{PackedPointwise, Panel, Tail};
+use crate::shape::Shape;
+use crate::simd::{Kernel, Lanes};
+
+/// f32 of the buffer for what is turned: it stays in the first-level cache.
+const BUFFER: usize = 8192;
+/// Channels of it that are enough for what is turned to be used often; more would
+/// leave too few pixels for whole tiles.
+const CHANNELS: usize = 160;
+
+/// One task of a 1x1 convolution.
+#[derive(Clone, Copy)]
+pub(crate) struct Layer<'a> {
+    pub(crate) packed: &'a PackedPointwise,
+    /// The weights as `[c_out][c_in]`, for vectors of pixels.
+    pub(crate) plain: &'a [f32],
+    pub(crate) activation: Activation,
+    /// With both views' axes made one where they can be.
+    pub(crate) shape: Shape,
+    /// Pixels that are taken at a time through all panels, so that their inputs stay
+    /// in a cache.
+    pub(crate) block: usize,
+    pub(crate) parts: Parts,
+    pub(crate) input: *const f32,
+    pub(crate) input_view: View,
+    /// In the output's view; null where there is none.
+    pub(crate) residual: *const f32,
+    pub(crate) output: *mut f32,
+    pub(crate) output_view: View,
+}
+
+/// The pointers of a [`Layer`] are valid, and the task's part of the output is its
+/// alone.
+pub(crate) struct Run<'a> {
+    layer: Layer<'a>,
+    task: usize,
+}
+
+impl<'a> Run<'a> {
+    /// # Safety
+    /// Input, output and, if it is not null, residual are valid for the views of the
+    /// shape with the packed channels; the output overlaps nothing and nobody touches
+    /// it but runs of other tasks of the same parts; the weights are packed for the
+    /// instruction set that this is dispatched to.
+    pub(crate) unsafe fn new(layer: Layer<'a>, task: usize) -> Self {
+        Self { layer, task }
+    }
+}
+
+impl Kernel for Run<'_> {
+    type Output = ();
+
+    fn run<S: Lanes>(self, s: S) {
+        let layer = self.layer;
+        let Shape { batch, height, width } = layer.shape;
+        let all = &layer.packed.panels;
+        let [pixels, panels] = layer.parts.ranges(self.task, [batch * height * width, all.len()]);
+        for (row, pixels) in by_image(pixels, width) {
+            let (image, row) = (row / height, row % height);
+            let [x, y] = [layer.input_view, layer.output_view].map(|view| view.at(image, row, 0));
+            let layer = Layer {
+                input: layer.input.wrapping_add(x),
+                residual: if layer.residual.is_null() {
+                    layer.residual
+                } else {
+                    layer.residual.wrapping_add(y)
+                },
+                output: layer.output.wrapping_add(y),
+                ..layer
+            };
+            let panels = &all[panels.clone()];
+            // SAFETY: `new` has vouched for all pixels and channels.
+            unsafe {
+                if layer.output_view.is_planar() && fits_vectors::<S>(pixels.len()) {
+                    layer.pixel_vectors(s, pixels, panels);
+                } else if layer.input_view.is_planar() || layer.output_view.is_planar() {
+                    layer.turned(s, pixels, panels);
+                } else {
+                    for start in pixels.clone().step_by(layer.block) {
+                        let pixels = start..(start + layer.block).min(pixels.end);
+                        for panel in panels {
+                            layer.panel(s, panel, pixels.clone());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether vectors of pixels would be filled well.
+fn fits_vectors<S: Lanes>(pixels: usize) -> bool {
+    10 * pixels >= 9 * pixels.next_multiple_of(S::LANES)
+}
+
+/// The work of one run of pixels. Safety is as for [`Run::new`].
+impl Layer<'_> {
+    /// All of a panel but the pointers, for pixels as rows, channels last.
+    fn args<S: Lanes>(&self, panel: &Panel) -> Args {
+        let PackedPointwise { c_in, c_out, weights, bias, .. } = self.packed;
+        let first = panel.first * S::LANES;
+        let width = panel.vectors * S::LANES;
+        Args {
+            a: core::ptr::null(),
+            a_row: self.input_view.pixel,
+            a_block: S::LANES,
+            k: *c_in,
+            b: weights.as_ptr().wrapping_add(first * c_in),
+            ahead: width * c_in,
+            c: core::ptr::null_mut(),
+            c_row: self.output_view.pixel,
+            c_vector: S::LANES,
+            last_lanes: (c_out - first).min(width) - (width - S::LANES),
+            pixel_lanes: panel.pixel_lanes::<S>(),
+            start: Start::Bias(bias.as_ptr().wrapping_add(first)),
+            epilogue: Some(Epilogue {
+                finish: self.activation.finish(),
+                residual: core::ptr::null(),
+                residual_row: self.output_view.pixel,
+            }),
+        }
+    }
+
+    /// The epilogue with what is added to the output at `offset`.
+    fn epilogue(&self, offset: usize, residual_row: usize) -> Epilogue {
+        let residual = if self.residual.is_null() {
+            self.residual
+        } else {
+            self.residual.wrapping_add(offset)
+        };
+        Epilogue { finish: self.activation.finish(), residual, residual_row }
+    }
+
+    /// From channels last to channels last.
+    unsafe fn panel<S: Lanes>(&self, s: S, panel: &Panel, pixels: Range<usize>) {
+        let offset = pixels.start * self.output_view.pixel + panel.first * S::LANES;
+        let args = Args {
+            a: self.input.wrapping_add(pixels.start * self.input_view.pixel),
+            c: self.output.wrapping_add(offset),
+            epilogue: Some(self.epilogue(offset, self.output_view.pixel)),
+            ..self.args::<S>(panel)
+        };
+        // SAFETY: passed on.
+        unsafe { self::panel(s, &args, panel.vectors, pixels.len()) }
+    }
+
+    /// Pixels as rows, with planes turned on either side.
+    unsafe fn turned<S: Lanes>(&self, s: S, pixels: Range<usize>, panels: &[Panel]) {
+        let PackedPointwise { c_in, c_out, .. } = *self.packed;
+        let (x, y) = (self.input_view, self.output_view);
+        let mut buffer = Local::<BUFFER>::uninit();
+        let buffer = buffer.as_mut_ptr();
+        // Each side has half of the buffer, or all of it.
+        let half = if x.is_planar() && y.is_planar() { BUFFER / 2 } else { BUFFER };
+        let outputs = buffer.wrapping_add(BUFFER - half);
+        let most = |planar, channels: usize| match planar {
+            true => half / channels.next_multiple_of(S::LANES).min(CHANNELS),
+            false => usize::MAX,
+        };
+        let most = most(x.is_planar(), c_in).min(most(y.is_planar(), c_out));
+        let chunks = pixels.len().div_ceil(most);
+        for chunk in 0..chunks {
+            let part = share(pixels.len(), chunks, chunk);
+            let (start, pixels) = (pixels.start + part.start, part.len());
+            // Channels that the buffers hold of so many pixels, in whole vectors.
+            let fit = half / pixels / S::LANES;
+            let k_step = if x.is_planar() { fit * S::LANES } else { c_in };
+            let mut rest = panels;
+            while let Some(first) = rest.first() {
+                let fitting = match y.is_planar() {
+                    true => {
+                        rest.iter().take_while(|p| p.first + p.vectors - first.first <= fit).count()
+                    }
+                    false => rest.len(),
+                };
+                let group;
+                (group, rest) = rest.split_at(fitting);
+                let channels = first.first * S::LANES;
+                // SAFETY: pixels and channels of the layer, as many as the buffers hold.
+                unsafe {
+                    for k in (0..c_in).step_by(k_step) {
+                        let depth = k_step.min(c_in - k);
+                        let from = self.input.add(start * x.pixel + k * x.channel);
+                        if x.is_planar() {
+                            transpose(s, (from, x.channel), (buffer, depth), [depth, pixels]);
+                        }
+                        for panel in group {
+                            let offset = start * y.pixel + panel.first * S::LANES;
+                            let mut args = self.args::<S>(panel);
+                            (args.a, args.a_row) = if x.is_planar() {
+                                (buffer.cast_const(), depth)
+                            } else {
+                                (from, x.pixel)
+                            };
+                            args.k = depth;
+                            args.b = args.b.add(k * panel.vectors * S::LANES);
+                            if k > 0 {
+                                args.start = Start::Partial;
+                            }
+                            if y.is_planar() {
+                                // In whole vectors; what is beyond the last channel is not
+                                // turned.
+                                args.c = outputs.add(panel.first * S::LANES - channels);
+                                args.c_row = fit * S::LANES;
+                                args.last_lanes = S::LANES;
+                            } else {
+                                args.c = self.output.add(offset);
+                                args.epilogue = Some(self.epilogue(offset, y.pixel));
+                            }
+                            if k + depth < c_in {
+                                args.epilogue = None;
+                            }
+                            self::panel(s, &args, panel.vectors, pixels);
+                        }
+                    }
+                    if y.is_planar() {
+                        let end = group.last().map_or(0, |p| p.first + p.vectors) * S::LANES;
+                        let size = [pixels, end.min(c_out) - channels];
+                        let offset = channels * y.channel + start;
+                        let to = self.output.add(offset);
+                        transpose(s, (outputs, fit * S::LANES), (to, y.channel), size);
+                        if !self.residual.is_null() {
+                            let residual = self.residual.add(offset);
+                            add(s, (residual, to), y.channel, [size[1], pixels]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Pixels as vectors, output channels as rows.
+    unsafe fn pixel_vectors<S: Lanes>(&self, s: S, pixels: Range<usize>, panels: &[Panel]) {
+        let PackedPointwise { c_in, c_out, ref bias, .. } = *self.packed;
+        let (x, y) = (self.input_view, self.output_view);
+        let (Some(first), Some(last)) = (panels.first(), panels.last()) else { return };
+        let channels = first.first * S::LANES..((last.first + last.vectors) * S::LANES).min(c_out);
+        let mut buffer = Local::<BUFFER>::uninit();
+        let buffer = buffer.as_mut_ptr();
+        let mut first = 0;
+        while first < pixels.len().div_ceil(S::LANES) {
+            let panel = Panel::new::<S>(first, pixels.len(), Tail::Zeros);
+            let start = pixels.start + first * S::LANES;
+            first += panel.vectors;
+            let width = panel.vectors * S::LANES;
+            let pixels = width.min(pixels.end - start);
+            let last = width - S::LANES;
+            let last_lanes = pixels - last;
+            let k_step = BUFFER / width;
+            let offset = channels.start * y.channel + start;
+            for k in (0..c_in).step_by(k_step) {
+                let depth = k_step.min(c_in - k);
+                let weights = self.plain.as_ptr().wrapping_add(channels.start * c_in + k);
+                let epilogue = (k + depth == c_in).then(|| self.epilogue(offset, y.channel));
+                // SAFETY: pixels and channels of the layer, as many as the buffer holds.
+                unsafe {
+                    let from = self.input.add(start * x.pixel + k * x.channel);
+                    let to = (buffer, width);
+                    if x.is_planar() {
+                        gather(s, (from, x.channel), to, [depth, panel.vectors], last_lanes);
+                    } else {
+                        if last_lanes < S::LANES {
+                            clear(s, (buffer.add(last), width), depth);
+                        }
+                        transpose(s, (from, x.pixel), to, [pixels, depth]);
+                    }
+                    if panel.halved {
+                        double(s, (buffer.add(last), width), depth);
+                    }
+                    let args = Args {
+                        a: weights,
+                        a_row: c_in,
+                        a_block: S::LANES,
+                        k: depth,
+                        b: buffer,
+                        ahead: 0,
+                        c: self.output.add(offset),
+                        c_row: y.channel,
+                        c_vector: S::LANES,
+                        last_lanes,
+                        pixel_lanes: panel.pixel_lanes::<S>(),
+                        start: match k {
+                            0 => Start::Rows(bias.as_ptr().add(channels.start)),
+                            _ => Start::Partial,
+                        },
+                        epilogue,
+                    };
+                    self::panel(s, &args, panel.vectors, channels.len());
+                }
+            }
+        }
+    }
+}
+
+/// Copies `rows` rows of vectors, of which the last is filled up with zeros.
+///
+/// # Safety
+/// `from` is valid for reading the rows, `to` for writing them in whole vectors.
+unsafe fn gather<S: Lanes>(
+    s: S,
+    (from, from_row): (*const f32, usize),
+    (to, to_row): (*mut f32, usize),
+    [rows, vectors]: [usize; 2],
+    last_lanes: usize,
+) {
+    s.enter(
+        #[inline(always)]
+        || {
+            let last = (vectors - 1) * S::LANES;
+            for row in 0..rows {
+                let (from, to) = (from.wrapping_add(row * from_row), to.wrapping_add(row * to_row));
+                // SAFETY: vectors of the row, the last one cut to what exists.
+                unsafe {
+                    for lane in (0..last).step_by(S::LANES) {
+                        s.store(to.add(lane), s.load(from.add(lane)));
+                    }
+                    s.store(to.add(last), s.load_first(from.add(last), last_lanes));
+                }
+            }
+        },
+    );
+}
+
+/// Writes a vector of zeros in each row.
+///
+/// # Safety
+/// `to` is valid for writing a vector in each row.
+unsafe fn clear<S: Lanes>(s: S, (to, to_row): (*mut f32, usize), rows: usize) {
+    s.enter(
+        #[inline(always)]
+        || {
+            for row in 0..rows {
+                // SAFETY: the caller's row.
+                unsafe { s.store(to.add(row * to_row), s.splat(0.0)) }
+            }
+        },
+    );
+}
+
+/// Repeats the lower half of a vector in its upper half, in each row.
+///
+/// # Safety
+/// `to` is valid for a vector in each row.
+unsafe fn double<S: Lanes>(s: S, (to, to_row): (*mut f32, usize), rows: usize) {
+    s.enter(
+        #[inline(always)]
+        || {
+            for row in 0..rows {
+                let p = to.wrapping_add(row * to_row);
+                // SAFETY: the caller's row.
+                unsafe {
+                    let x = s.load(p);
+                    s.store(p, s.join(x, s.swap_halves(x), S::LANES / 2));
+                }
+            }
+        },
+    );
+}
+
+/// Adds rows, `row` apart on both sides, to others.
+///
+/// # Safety
+/// `from` is valid for reading and `to` for reading and writing `size` f32; they do
+/// not overlap.
+unsafe fn add<S: Lanes>(
+    s: S,
+    (from, to): (*const f32, *mut f32),
+    row: usize,
+    [rows, columns]: [usize; 2],
+) {
+    s.enter(
+        #[inline(always)]
+        || {
+            for r in 0..rows {
+                for column in (0..columns).step_by(S::LANES) {
+                    let lanes = S::LANES.min(columns - column);
+                    let at = r * row + column;
+                    // SAFETY: these lanes of the row.
+                    unsafe {
+                        let sum = s.add(
+                            s.load_first(to.add(at).cast_const(), lanes),
+                            s.load_first(from.add(at), lanes),
+                        );
+                        s.store_first(to.add(at), sum, lanes);
+                    }
+                }
+            }
+        },
+    );
+}
