@@ -20,6 +20,8 @@ use crate::simd::{Kernel, Lanes};
 
 /// f32 of the buffer for what is turned: it stays in the first-level cache.
 const BUFFER: usize = 8192;
+/// f32 that pixels as vectors take of it: beside them the weights pass through.
+const COPIED: usize = 5120;
 /// Channels of it that are enough for what is turned to be used often; more would
 /// leave too few pixels for whole tiles.
 const CHANNELS: usize = 160;
@@ -262,7 +264,9 @@ impl Layer<'_> {
             let pixels = width.min(pixels.end - start);
             let last = width - S::LANES;
             let last_lanes = pixels - last;
-            let k_step = BUFFER / width;
+            // Equal parts of the channels, in whole vectors.
+            let parts = c_in.div_ceil(COPIED / width);
+            let k_step = c_in.div_ceil(parts).next_multiple_of(S::LANES);
             let offset = channels.start * y.channel + start;
             for k in (0..c_in).step_by(k_step) {
                 let depth = k_step.min(c_in - k);
@@ -329,6 +333,8 @@ unsafe fn gather<S: Lanes>(
                 unsafe {
                     for lane in (0..last).step_by(S::LANES) {
                         s.store(to.add(lane), s.load(from.add(lane)));
+                        // The next vectors of a plane are too few to be expected.
+                        s.prefetch(from.wrapping_add(last + S::LANES + lane));
                     }
                     s.store(to.add(last), s.load_first(from.add(last), last_lanes));
                 }

@@ -84,11 +84,12 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize>(
                 let strip = &strip[..(right - left).div_ceil(S::LANES)];
                 let mut channel = channels.start;
                 while channel < channels.end {
+                    let [input, next] =
+                        [0, 1].map(|i| (channel + i) / args.packed.multiplier * args.input_plane);
                     let plane = Plane {
                         args,
-                        input: args
-                            .input
-                            .wrapping_add(channel / args.packed.multiplier * args.input_plane),
+                        input: args.input.wrapping_add(input),
+                        next: next - input,
                         output: args.output.wrapping_add(
                             (channel - channels.start) * args.output_plane + left - columns.start,
                         ),
@@ -206,6 +207,8 @@ struct Plane<'a, S: Lanes> {
     channel: usize,
     rows: Range<usize>,
     strip: &'a [Column<S>],
+    /// From this channel's input to that of the next.
+    next: usize,
     /// How many f32 from `output` on are all rows', one behind the other.
     dense: usize,
 }
@@ -333,12 +336,7 @@ impl<S: Lanes> Plane<'_, S> {
         weights: &[[S::V; K]; K],
         acc: &mut [S::V; R],
     ) {
-        // From this channel's input to that of the next.
-        let multiplier = self.args.packed.multiplier;
-        let next = match (self.channel + 1).is_multiple_of(multiplier) {
-            true => self.args.input_plane,
-            false => 0,
-        };
+        let next = self.next;
         macro_rules! taps {
             ($($kx:literal)*) => {$(
                 if const { $kx < K } {
