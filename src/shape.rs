@@ -231,6 +231,23 @@ impl Placed {
         (window, first)
     }
 
+    /// The output rows `rows` with rows and columns exchanged; gives the first of
+    /// the input rows that are left, too.
+    pub(crate) fn turned(&self, rows: &Range<usize>) -> (Self, usize) {
+        let top = rows.start * self.stride[0];
+        let first = top.saturating_sub(self.before[0]);
+        let (input, output) = (self.input, self.output);
+        let window = Self {
+            input: Shape::new(input.batch, input.width, input.height - first),
+            output: Shape::new(output.batch, output.width, rows.len()),
+            kernel: [self.kernel[1], self.kernel[0]],
+            stride: [self.stride[1], self.stride[0]],
+            dilation: [self.dilation[1], self.dilation[0]],
+            before: [self.before[1], self.before[0].saturating_sub(top)],
+        };
+        (window, first)
+    }
+
     /// The outputs along an axis whose taps are all inside the image.
     pub(crate) fn whole(&self, axis: usize) -> Range<usize> {
         let size = [self.input.height, self.input.width][axis];

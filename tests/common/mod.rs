@@ -321,6 +321,8 @@ pub fn window() -> impl Strategy<Value = Window> {
         2 => Just([5, 5]),
         2 => Just([7, 7]),
         1 => Just([1, 7]),
+        1 => (1usize..=7).prop_map(|n| [n, 1]),
+        1 => (1usize..=7, 1usize..=3).prop_map(|(n, k)| [n, 2 * k + 1]),
         1 => Just([2, 2]),
         1 => Just([9, 9]),
         1 => [1usize..=4, 1usize..=4],

@@ -88,7 +88,25 @@ pub(crate) fn index(channels: usize, times: usize, skip: usize) -> Index {
 /// `output_lanes` wide; the output overlaps nothing else, and no other thread
 /// touches it.
 pub(crate) unsafe fn rows<S: Lanes>(s: S, args: &Args<'_>, rows: Range<usize>) {
-    let Placed { output, dilation: [_, dilation], .. } = *args.window;
+    let Placed { input, output, kernel, dilation: [_, dilation], .. } = *args.window;
+    // A column of taps is a row of them in the turned image. A ring is not turned.
+    if kernel[1] == 1 && kernel[0] > 1 && args.ring >= input.height && !rows.is_empty() {
+        let (window, first) = args.window.turned(&rows);
+        if instance(&window) != [0, 0] {
+            let args = Args {
+                window: &window,
+                input: args.input.wrapping_add(first * args.input_row),
+                input_row: args.input_column,
+                input_column: args.input_row,
+                ring: window.input.height,
+                output_row: args.output_column,
+                output_column: args.output_row,
+                ..*args
+            };
+            // SAFETY: passed on; the same pixels under other names.
+            return unsafe { self::rows(s, &args, 0..window.output.height) };
+        }
+    }
     if dilation == 1 || instance(args.window) == [0, 0] {
         // SAFETY: passed on.
         return unsafe { neighbours(s, args, rows) };
