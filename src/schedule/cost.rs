@@ -36,6 +36,9 @@ const TILE_ROW: f64 = 20.0;
 const WINDOW: f64 = 1.0;
 const LOAD: f64 = 0.25;
 
+/// Cycles of a number that is turned from a plane or into one.
+const TURN: f64 = 0.3;
+
 /// The part of a cache that surely keeps its lines; beyond its size none stay.
 const KEPT: f64 = 0.6;
 /// Cycles that a byte takes more for each level that has lost it.
@@ -165,7 +168,15 @@ impl Problem<'_> {
         } else {
             0.0
         };
-        let arithmetic = slabs * bands * (expand + project) + all * depthwise;
+        // Planes are turned for each slab, unless the turned pixels of one band stay;
+        // partial sums out and in again.
+        let once = bands == 1.0;
+        let turns = [if once { 1.0 } else { slabs }, if once { 1.0 } else { 2.0 * slabs - 1.0 }];
+        let image = self.turned.stem.map_or(input, |stem| stem.input);
+        let turned = [(image, self.turned.c_in), (output, self.turned.c_out)]
+            .map(|(shape, c)| (shape.height * shape.width) as f64 * c.unwrap_or(0) as f64);
+        let turned = TURN * (turns[0] * turned[0] + turns[1] * turned[1]);
+        let arithmetic = slabs * bands * (expand + project) + all * depthwise + turned;
 
         // Bytes: of the whole tensors; of a slab's weights; of its buffers; of
         // all that goes by while it is at one band.
