@@ -7,6 +7,7 @@ mod efficientnet_lite0;
 mod pool;
 
 use std::hint::black_box;
+use std::ops::{Deref, DerefMut};
 use std::time::Instant;
 
 use efficientnet_lite0::network::Network;
@@ -29,8 +30,40 @@ enum Plan {
 struct Mbconv {
     plan: Plan,
     pool: Pool,
-    input: Vec<f32>,
-    output: Vec<f32>,
+    input: Tensor,
+    output: Tensor,
+}
+
+/// f32 that start on a cache line, as the tensors of engines do.
+struct Tensor {
+    memory: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+impl Tensor {
+    fn new(values: &[f32]) -> Self {
+        const LINE: usize = 64;
+        let len = values.len();
+        let memory = vec![0.0; len + LINE / size_of::<f32>()];
+        let start = memory.as_ptr().align_offset(LINE);
+        let mut tensor = Self { memory, start, len };
+        tensor.copy_from_slice(values);
+        tensor
+    }
+}
+
+impl Deref for Tensor {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.memory[self.start..][..self.len]
+    }
+}
+
+impl DerefMut for Tensor {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.memory[self.start..][..self.len]
+    }
 }
 
 /// The tensors of a layer.
@@ -108,7 +141,8 @@ impl Engine for Mbconv {
 
     fn load(case: &Case) -> Result<Self> {
         let (plan, len) = Plan::load(case)?;
-        let (input, output) = (case.tensor("x.nhwc")?, vec![0.0; len]);
+        let input = Tensor::new(&case.tensor("x.nhwc")?);
+        let output = Tensor::new(&vec![0.0; len]);
         Ok(Self { plan, pool: Pool::new(threads()), input, output })
     }
 
@@ -127,7 +161,7 @@ impl Engine for Mbconv {
     fn output(&mut self) -> Result<Vec<f32>> {
         self.output.fill(f32::NAN);
         self.run()?;
-        Ok(self.output.clone())
+        Ok(self.output.to_vec())
     }
 
     fn isa() -> String {
