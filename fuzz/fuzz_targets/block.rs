@@ -6,8 +6,8 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use mbconv::{
-    Activation, BottleneckParams, Caches, ConvParams, DepthwiseParams, InvertedBottleneck, Isa, Padding,
-    PlanOptions, PointwiseParams, Schedule, Shape, reference,
+    Activation, BottleneckParams, Caches, ConvParams, DepthwiseParams, InvertedBottleneck, Isa,
+    Padding, PlanOptions, PointwiseParams, Schedule, Shape, reference,
 };
 
 #[derive(Debug, Arbitrary)]
