@@ -179,7 +179,8 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
         b: *const f32,
     ) {
         for k in 0..K_STEP {
-            if Self::STEPS_APART {
+            // A tile of one vector loads as often as it multiplies.
+            if Self::STEPS_APART || NV == 1 {
                 compiler_fence(Ordering::SeqCst);
             }
             // SAFETY: k < K_STEP, so both stay in what the caller vouched for.
