@@ -24,7 +24,7 @@ const SPECIAL: [f32; 12] = [
     6.0,
 ];
 
-const ACTIVATIONS: [Activation; 9] = [
+const ACTIVATIONS: [Activation; 12] = [
     Activation::Identity,
     Activation::Relu,
     Activation::Relu6,
@@ -34,6 +34,9 @@ const ACTIVATIONS: [Activation; 9] = [
     Activation::HardSigmoid { alpha: 0.2, beta: 0.5 },
     Activation::Sigmoid,
     Activation::Silu,
+    Activation::Exp,
+    Activation::Gelu,
+    Activation::GeluTanh,
 ];
 
 /// `slack` is the absolute error that an activation may show besides.
@@ -41,9 +44,7 @@ fn close(context: &str, slack: f32, expected: &[f32], actual: &[f32]) {
     for (i, (e, a)) in expected.iter().zip(actual).enumerate() {
         let same = e == a || (e.is_nan() && a.is_nan());
         let near = (e - a).abs() <= 1e-6 * e.abs() + slack;
-        // x * 6 may overflow before the division by 6 does in f64.
-        let edge = e.abs() >= f32::MAX / 8.0 && a.is_infinite() && e.signum() == a.signum();
-        assert!(same || near || edge, "{context}: element {i} is {a}, expected {e}");
+        assert!(same || near, "{context}: element {i} is {a}, expected {e}");
     }
 }
 
@@ -57,7 +58,7 @@ fn activations() {
         let params = PointwiseParams::new(1, 1, &[1.0]).activation(activation);
         let expected = reference::pointwise(&params, shape, &x, None).unwrap();
         for (x, y) in x.iter().zip(&expected) {
-            assert_eq!(x.is_nan(), y.is_nan() && !(x.is_infinite()), "{activation:?}({x}) = {y}");
+            assert_eq!(x.is_nan(), y.is_nan(), "{activation:?}({x}) = {y}");
         }
         for isa in isas() {
             let plan = Pointwise::with_isa(&params, isa).unwrap().plan(shape).unwrap();
@@ -65,8 +66,6 @@ fn activations() {
             plan.run(&x, &mut y).unwrap();
             let slack = match activation {
                 Activation::HardSigmoid { .. } => 1e-7,
-                // exp(-x) overflows before the quotient underflows.
-                Activation::Sigmoid | Activation::Silu => 3e-37,
                 _ => 1e-38,
             };
             close(&format!("{isa} {activation:?}"), slack, &expected, &y);

@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code, reason = "the kernels walk raw pointers that the operations have checked")]
 
+pub(crate) mod activate;
 pub(crate) mod bottleneck;
 pub(crate) mod depthwise;
 pub(crate) mod parts;

@@ -4,7 +4,8 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use crate::activation::{Activation, Finish};
+use crate::activation::Finish;
+use crate::kernel::activate::{Stored, activate};
 use crate::simd::{K_STEP, Lanes};
 
 /// How the last vector of a panel is filled.
@@ -296,14 +297,7 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
     }
 
     let finish = args.epilogue.map_or(Finish::Keep, |epilogue| epilogue.finish);
-    if let Finish::Clamp([lo, hi]) = finish {
-        let (lo, hi) = (s.splat(lo), s.splat(hi));
-        for row in &mut acc {
-            for x in row {
-                *x = s.min(hi, s.max(lo, *x));
-            }
-        }
-    }
+    finish.in_registers(s, &mut acc);
     if TAIL == tail::HALVED {
         for r in 1..MR {
             if r % 2 == 1 {
@@ -311,8 +305,8 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
             }
         }
     }
-    if let (Some(Epilogue { residual_row, .. }), Finish::Keep | Finish::Clamp(_), false) =
-        (args.epilogue, finish, at.residual.is_null())
+    if let (Some(Epilogue { residual_row, .. }), false, false) =
+        (args.epilogue, matches!(finish, Finish::Apply(_)), at.residual.is_null())
     {
         for (r, row) in acc.iter_mut().enumerate() {
             for (v, x) in row.iter_mut().enumerate() {
@@ -333,9 +327,19 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
             }
         }
     }
-    if let Some(Epilogue { finish: Finish::Apply(activation), residual_row, .. }) = args.epilogue {
+    if let Some(Epilogue { finish: finish @ Finish::Apply(_), residual_row, .. }) = &args.epilogue {
+        let stored = Stored {
+            output: at.c,
+            row: args.c_row,
+            vector: args.c_vector,
+            pixels: MR,
+            vectors: NV,
+            last_lanes: args.last_lanes,
+            residual: at.residual,
+            residual_row: *residual_row,
+        };
         // SAFETY: the tile just written and its residual.
-        unsafe { activate(s, args, activation, residual_row, at, [MR, NV]) };
+        unsafe { activate(s, finish, &stored) };
     }
 }
 
@@ -375,40 +379,4 @@ unsafe fn rank_one_halved<S: Lanes, const MR: usize, const NV: usize>(
             acc[r][NV - 1] = s.mul_add(both, b[NV - 1], acc[r][NV - 1]);
         }
     }
-}
-
-/// The activations that are not a clamp: over the tile just written, which is
-/// in the first-level cache, rather than unrolled into every instance.
-///
-/// # Safety
-/// As for [`panel`], with `m = mr` from `at` on.
-#[inline(never)]
-unsafe fn activate<S: Lanes>(
-    s: S,
-    args: &Args,
-    activation: Activation,
-    residual_row: usize,
-    at: Cursor,
-    [mr, nv]: [usize; 2],
-) {
-    s.enter(
-        #[inline(always)]
-        || {
-            for r in 0..mr {
-                for v in 0..nv {
-                    let lanes = if v == nv - 1 { args.last_lanes } else { S::LANES };
-                    // SAFETY: pixel r, vector v and its lanes are the caller's.
-                    unsafe {
-                        let p = at.c.add(r * args.c_row + v * args.c_vector);
-                        let mut x = activation.apply_lanes(s, s.load_first(p, lanes));
-                        if !at.residual.is_null() {
-                            let q = at.residual.add(r * residual_row + v * S::LANES);
-                            x = s.add(x, s.load_first(q, lanes));
-                        }
-                        s.store_first(p, x, lanes);
-                    }
-                }
-            }
-        },
-    );
 }

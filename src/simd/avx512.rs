@@ -103,6 +103,11 @@ unsafe impl Lanes for Avx512 {
         let bits = self.avx512f._mm512_castps_si512(x);
         self.avx512f._mm512_castsi512_ps(self.avx512f._mm512_slli_epi32::<23>(bits))
     }
+    // One instruction for eight.
+    #[inline(always)]
+    fn scale(self, x: __m512, n: __m512) -> __m512 {
+        self.avx512f._mm512_scalef_ps(x, n)
+    }
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> __m512 {

@@ -17,6 +17,7 @@ mod denormals;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod neon;
 mod portable;
+mod several;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use self::{avx2::Avx2, avx512::Avx512};
@@ -24,6 +25,7 @@ pub(crate) use denormals::FlushDenormals;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
+pub(crate) use several::Several;
 
 /// The most vectors that a pointwise tile is wide.
 pub(crate) const MAX_VECTORS: usize = 4;
@@ -91,10 +93,21 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
     fn splat(self, x: f32) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `-x`: a part of the multiply-add that takes it, where there is one.
+    #[inline(always)]
+    fn neg(self, x: Self::V) -> Self::V {
+        self.sub(self.splat(-0.0), x)
+    }
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once where the instruction set can.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a * b - product`, exactly, where `product` is `a * b` rounded, neither
+    /// tiny nor huge.
+    #[inline(always)]
+    fn product_error(self, a: Self::V, b: Self::V, product: Self::V) -> Self::V {
+        self.mul_add(a, b, self.neg(product))
+    }
     /// The larger lane; NaN wherever `x` is NaN, provided that `bound` is not.
     fn max(self, bound: Self::V, x: Self::V) -> Self::V;
     /// The smaller lane; NaN wherever `x` is NaN, provided that `bound` is not.
@@ -106,6 +119,19 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
     /// Each lane's bits shifted left by 23: moves an integer from the low end
     /// of the mantissa into the exponent.
     fn shift_to_exponent(self, x: Self::V) -> Self::V;
+
+    /// `x * 2^n`, rounded once, for whole `n` from -252 to 254 and a normal `x`
+    /// near 1.
+    #[inline(always)]
+    fn scale(self, x: Self::V, n: Self::V) -> Self::V {
+        // In two factors, since an exponent goes from -126 to 127 only; adding and
+        // subtracting 1.5 * 2^23 rounds to an integer. 2^23 + 127 + n has n's
+        // biased exponent in its lowest bits.
+        let round = self.splat(12_582_912.0);
+        let half = self.sub(self.mul_add(n, self.splat(0.5), round), round);
+        let pow2 = |n| self.shift_to_exponent(self.add(n, self.splat(8_388_608.0 + 127.0)));
+        self.mul(self.mul(x, pow2(half)), pow2(self.sub(n, half)))
+    }
 
     /// # Safety
     /// `p` is valid for reading `LANES` f32; no alignment is asked.

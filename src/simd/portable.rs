@@ -54,6 +54,16 @@ unsafe impl Lanes for Portable {
     fn mul_add(self, a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
         a.mul_add(b, c)
     }
+    // `mul_add` may round twice here. Dekker 1971: products of halves are exact.
+    #[inline(always)]
+    fn product_error(self, a: f32x4, b: f32x4, product: f32x4) -> f32x4 {
+        let halves = |x: f32x4| {
+            let high: f32x4 = cast(cast::<f32x4, i32x4>(x) & i32x4::splat(!0xfff));
+            (high, x - high)
+        };
+        let ((a, a_low), (b, b_low)) = (halves(a), halves(b));
+        ((a * b - product) + a * b_low + a_low * b) + a_low * b_low
+    }
     // Spelled out: what `wide` promises for NaN differs by target.
     #[inline(always)]
     fn max(self, bound: f32x4, x: f32x4) -> f32x4 {

@@ -214,7 +214,7 @@ impl Bound {
         let carried = sum(&abs.without_bias(), &self.error);
         let (stretch, offset) = match layer.activation {
             Activation::HardSwish => (1.5, 0.0),
-            Activation::Silu => (1.1, 0.0),
+            Activation::Silu | Activation::Gelu | Activation::GeluTanh => (1.2, 0.0),
             Activation::HardSigmoid { alpha, beta } => (alpha.abs(), beta.abs()),
             Activation::LeakyRelu { slope } => (slope.abs().max(1.0), 0.0),
             Activation::Clamp { lo, hi } => {
@@ -279,6 +279,8 @@ pub fn any_activation() -> impl Strategy<Value = Activation> {
         Just(Activation::HardSigmoid { alpha: 0.2, beta: 0.5 }),
         Just(Activation::Sigmoid),
         Just(Activation::Silu),
+        Just(Activation::Gelu),
+        Just(Activation::GeluTanh),
     ]
 }
 

@@ -7,7 +7,8 @@
 
 use core::ops::Range;
 
-use crate::activation::{Activation, Finish};
+use crate::activation::Finish;
+use crate::kernel::activate::{Stored, activate};
 use crate::pack::{PackedDepthwise, Tail};
 use crate::shape::Placed;
 use crate::simd::{Lanes, load_every};
@@ -368,7 +369,7 @@ impl<S: Lanes> Plane<'_, S> {
         taps!(0 1 2 3 4 5 6);
     }
 
-    /// Clamps and stores a tile. A vector that is not whole is stored as if it were
+    /// Finishes and stores a tile. A vector that is not whole is stored as if it were
     /// where what lies beyond is the beginning of the next rows, which are still to
     /// come: to store a part of one takes AMD's cores ten times as long.
     #[inline(always)]
@@ -379,12 +380,7 @@ impl<S: Lanes> Plane<'_, S> {
         column: &Column<S>,
         acc: &mut [S::V; R],
     ) {
-        if let Finish::Clamp(bounds) = self.args.finish {
-            let [lo, hi] = bounds.map(|x| s.splat(x));
-            for x in &mut *acc {
-                *x = s.min(hi, s.max(lo, *x));
-            }
-        }
+        self.args.finish.in_registers(s, core::array::from_mut(acc));
         let at =
             (row - self.rows.start) * self.args.output_row + column.column - self.strip[0].column;
         for (r, &x) in acc.iter().enumerate() {
@@ -402,11 +398,20 @@ impl<S: Lanes> Plane<'_, S> {
                 }
             }
         }
-        if let Finish::Apply(activation) = self.args.finish {
+        if let Finish::Apply(_) = self.args.finish {
             for plane in 0..1 + usize::from(PAIR) {
-                let p = self.output.wrapping_add(at + plane * self.args.output_plane);
+                let stored = Stored {
+                    output: self.output.wrapping_add(at + plane * self.args.output_plane),
+                    row: self.args.output_row,
+                    vector: S::LANES,
+                    pixels: R,
+                    vectors: 1,
+                    last_lanes: column.lanes,
+                    residual: core::ptr::null(),
+                    residual_row: 0,
+                };
                 // SAFETY: the tile just written.
-                unsafe { activate(s, activation, p, [R, self.args.output_row], column.lanes) }
+                unsafe { activate(s, &self.args.finish, &stored) }
             }
         }
     }
@@ -472,31 +477,4 @@ unsafe fn load<S: Lanes, const ST: usize, const EDGE: bool, const PAIR: bool>(
         (_, false) => s.even(read(p, 0), read(p.wrapping_add(S::LANES - 1), 1)),
         (_, true) => s.even(read(p, 0), read(second.wrapping_sub(1), 1)),
     }
-}
-
-/// The activations that are not a clamp, over the tile just written.
-///
-/// # Safety
-/// `p` is valid for `lanes` f32 in each of `rows` rows, `row` apart.
-#[inline(never)]
-unsafe fn activate<S: Lanes>(
-    s: S,
-    activation: Activation,
-    p: *mut f32,
-    [rows, row]: [usize; 2],
-    lanes: usize,
-) {
-    s.enter(
-        #[inline(always)]
-        || {
-            for r in 0..rows {
-                // SAFETY: the rows are the caller's.
-                unsafe {
-                    let p = p.add(r * row);
-                    let x = s.load_first(p, lanes);
-                    s.store_first(p, activation.apply_lanes(s, x), lanes);
-                }
-            }
-        },
-    );
 }

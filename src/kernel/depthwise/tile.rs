@@ -9,6 +9,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::Args;
 use crate::activation::Finish;
+use crate::kernel::activate::{Stored, activate};
 use crate::shape::Placed;
 use crate::simd::Lanes;
 
@@ -196,14 +197,7 @@ unsafe fn walk<
                 // Fetched again for each tile, or they would wait on the stack.
                 compiler_fence(Ordering::SeqCst);
                 let finish = args.finish;
-                if let Finish::Clamp([lo, hi]) = finish {
-                    let (lo, hi) = (s.splat(lo), s.splat(hi));
-                    for row in &mut acc {
-                        for x in row {
-                            *x = s.min(hi, s.max(lo, *x));
-                        }
-                    }
-                }
+                finish.in_registers(s, &mut acc);
                 for (r, row) in acc.iter().enumerate() {
                     for (c, &y) in row.iter().enumerate() {
                         // SAFETY: this row and column of the tile are among the output's.
@@ -219,8 +213,18 @@ unsafe fn walk<
                 if let Finish::Apply(_) = finish {
                     let lanes = if NARROW { args.output_lanes } else { S::LANES };
                     for r in 0..R {
+                        let stored = Stored {
+                            output: at(r, 0),
+                            row: output_column,
+                            vector: S::LANES,
+                            pixels: C,
+                            vectors: 1,
+                            last_lanes: lanes,
+                            residual: core::ptr::null(),
+                            residual_row: 0,
+                        };
                         // SAFETY: the pixels just written.
-                        unsafe { activate(s, args, at(r, 0), C, lanes) }
+                        unsafe { activate(s, &args.finish, &stored) }
                     }
                 }
                 input = input.wrapping_add(walk.input_step);
@@ -400,33 +404,4 @@ unsafe fn any_window<S: Lanes, const NARROW: bool, const C: usize>(
             slot %= args.ring;
         }
     }
-}
-
-/// The activations that are not a clamp, over the tile just written.
-///
-/// # Safety
-/// `output` is valid for `columns` pixels of `lanes` channels.
-#[inline(never)]
-unsafe fn activate<S: Lanes>(
-    s: S,
-    args: &Args<'_>,
-    output: *mut f32,
-    columns: usize,
-    lanes: usize,
-) {
-    // Read here: an argument would be copied by vectors ahead of the taps.
-    let Finish::Apply(activation) = args.finish else { return };
-    s.enter(
-        #[inline(always)]
-        || {
-            for i in 0..columns {
-                // SAFETY: i < columns.
-                unsafe {
-                    let p = output.add(i * args.output_column);
-                    let x = s.load_first(p, lanes);
-                    s.store_first(p, activation.apply_lanes(s, x), lanes);
-                }
-            }
-        },
-    );
 }

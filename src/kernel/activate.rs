@@ -1,0 +1,95 @@
+//! The activations that are too long for a tile's epilogue.
+
+use crate::activation::{Activation, Finish};
+use crate::simd::{Lanes, Several};
+
+/// Pixels by channel vectors that a tile has just stored. Strides are in f32.
+#[derive(Clone, Copy)]
+pub(crate) struct Stored {
+    /// Pixel `r`, vector `v` is at `r * row + v * vector`.
+    pub(crate) output: *mut f32,
+    pub(crate) row: usize,
+    pub(crate) vector: usize,
+    pub(crate) pixels: usize,
+    pub(crate) vectors: usize,
+    /// Lanes of the last vector that exist, at least 1.
+    pub(crate) last_lanes: usize,
+    /// Added after the activation, its vectors side by side; null where there is
+    /// none.
+    pub(crate) residual: *const f32,
+    pub(crate) residual_row: usize,
+}
+
+/// Applies an activation to what is still in the first-level cache, rather than
+/// unrolled into every instance of a tile.
+///
+/// # Safety
+/// The pointers are valid as [`Stored`] says, and nobody else touches the output.
+#[inline(never)]
+pub(crate) unsafe fn activate<S: Lanes>(s: S, finish: &Finish, stored: &Stored) {
+    // Read here: as an argument it would be copied by vectors ahead of a tile's sums.
+    let &Finish::Apply(activation) = finish else { return };
+    s.enter(
+        #[inline(always)]
+        || {
+            activation.in_its_arm(
+                #[inline(always)]
+                |activation| {
+                    // SAFETY: passed on. The vectors of an activation and what it needs
+                    // of them later take some eight registers.
+                    unsafe {
+                        if S::REGISTERS >= 32 {
+                            by_pixels::<S, 4>(s, activation, stored);
+                        } else {
+                            by_pixels::<S, 2>(s, activation, stored);
+                        }
+                    }
+                },
+            );
+        },
+    );
+}
+
+/// `N` pixels at a time.
+///
+/// # Safety
+/// As for [`activate`].
+#[inline(always)]
+unsafe fn by_pixels<S: Lanes, const N: usize>(s: S, activation: Activation, stored: &Stored) {
+    let &Stored { output, row, vector, pixels, vectors, last_lanes, residual, residual_row } =
+        stored;
+    for v in 0..vectors {
+        let lanes = if v + 1 == vectors { last_lanes } else { S::LANES };
+        // SAFETY: called for vector v of a pixel.
+        let load = |p: *const f32| unsafe {
+            if lanes == S::LANES { s.load(p) } else { s.load_first(p, lanes) }
+        };
+        for first in (0..pixels).step_by(N) {
+            // Where fewer are left, the last one is taken more than once: all are
+            // loaded before any is stored.
+            let pixel = |i: usize| (first + i).min(pixels - 1);
+            let at = |i: usize| output.wrapping_add(pixel(i) * row + v * vector);
+            let mut x = [s.splat(0.0); N];
+            for (i, x) in x.iter_mut().enumerate() {
+                *x = load(at(i));
+            }
+            x = activation.apply_lanes(Several(s), x);
+            if !residual.is_null() {
+                for (i, x) in x.iter_mut().enumerate() {
+                    let at = pixel(i) * residual_row + v * S::LANES;
+                    *x = s.add(*x, load(residual.wrapping_add(at)));
+                }
+            }
+            for (i, &x) in x.iter().enumerate() {
+                // SAFETY: vector v of a pixel.
+                unsafe {
+                    if lanes == S::LANES {
+                        s.store(at(i), x);
+                    } else {
+                        s.store_first(at(i), x, lanes);
+                    }
+                }
+            }
+        }
+    }
+}
