@@ -68,8 +68,6 @@ pub(crate) enum Finish {
     Keep,
     /// Two instructions on each register before it is stored.
     Clamp([f32; 2]),
-    /// Five.
-    HardSwish,
     /// Too long for that: in a pass over what was stored.
     Apply(Activation),
 }
@@ -140,7 +138,6 @@ impl Activation {
             Self::Relu => Finish::Clamp([0.0, f32::INFINITY]),
             Self::Relu6 => Finish::Clamp([0.0, 6.0]),
             Self::Clamp { lo, hi } => Finish::Clamp([lo, hi]),
-            Self::HardSwish => Finish::HardSwish,
             _ => Finish::Apply(self),
         }
     }
@@ -206,13 +203,13 @@ impl Finish {
         s: S,
         sums: &mut [[S::V; C]; R],
     ) {
-        let activation = match self {
-            Self::Keep | Self::Apply(_) => return,
-            Self::Clamp([lo, hi]) => Activation::Clamp { lo, hi },
-            Self::HardSwish => Activation::HardSwish,
-        };
-        for row in sums {
-            *row = activation.apply_lanes(Several(s), *row);
+        if let Self::Clamp([lo, hi]) = self {
+            let (lo, hi) = (s.splat(lo), s.splat(hi));
+            for row in sums {
+                for x in row {
+                    *x = s.min(hi, s.max(lo, *x));
+                }
+            }
         }
     }
 }
