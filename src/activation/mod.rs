@@ -211,8 +211,11 @@ impl Finish {
             Self::Clamp([lo, hi]) => Activation::Clamp { lo, hi },
             Self::HardSwish => Activation::HardSwish,
         };
+        // One by one: a whole row, passed on by value, is copied through memory.
         for row in sums {
-            *row = activation.apply_lanes(Several(s), *row);
+            for x in row {
+                [*x] = activation.apply_lanes(Several(s), [*x]);
+            }
         }
     }
 }
