@@ -1,0 +1,323 @@
+//! The stages of a tile: what is turned, expanded, filtered, projected.
+//!
+//! Safety of all of them is as for [`Run::new`](super::Run::new), for the rows and
+//! vectors that they are given.
+
+use core::ops::Range;
+
+use super::{Block, Rows, Stage};
+use crate::kernel::transpose::transpose;
+use crate::kernel::{depthwise, pointwise, stem};
+use crate::layout::View;
+use crate::pack::Panel;
+use crate::simd::Lanes;
+
+/// Where a run of pixels is in the band, the output and what is added to it. In the
+/// latter two pixels are so far apart.
+pub(super) struct At {
+    pub(super) band: *const f32,
+    pub(super) output: *mut f32,
+    pub(super) output_pixel: usize,
+    pub(super) residual: *const f32,
+    pub(super) residual_pixel: usize,
+}
+
+impl Block<'_> {
+    /// The channels of some vectors.
+    pub(super) fn lanes<S: Lanes>(&self, vectors: &Range<usize>) -> Range<usize> {
+        let range = |vector| self.tail().channels(vector, self.depthwise.channels, S::LANES);
+        range(vectors.start).start..range(vectors.end - 1).end
+    }
+
+    /// Turns the input rows `rows` into their ring.
+    pub(super) unsafe fn turn_input<S: Lanes>(&self, s: S, rows: Range<usize>) {
+        let View { row: step, channel: plane, .. } = self.input_view;
+        let (ring, width) = (self.input_rows(), self.first_window().input.width);
+        let to_end = if step == width { rows.len() } else { 1 };
+        let mut row = rows.start;
+        while row < rows.end {
+            let together = ring.together(&(row..rows.end), width).min(to_end);
+            let from = (self.input.wrapping_add(row * step), plane);
+            let to = (ring.at(row).cast_mut(), ring.pixel);
+            // SAFETY: rows of the image and of the ring.
+            unsafe { transpose(s, from, to, [ring.pixel, together * width]) };
+            row += together;
+        }
+    }
+
+    /// Where the output rows of a band are, channels last, and the distances between
+    /// rows and pixels.
+    pub(super) fn output_rows(&self, rows: &Range<usize>) -> (*mut f32, usize, usize) {
+        let View { row, pixel, .. } = self.output_view;
+        if self.output_view.is_planar() {
+            // Behind the ring of input rows.
+            let ring = match self.input_view.is_planar() {
+                true => self.input_rows(),
+                false => Rows { start: self.turned, row: 0, pixel: 0, ring: 0 },
+            };
+            let c_out = self.c_out();
+            let start = self.turned.wrapping_add(ring.ring * ring.row);
+            (start, self.window.output.width * c_out, c_out)
+        } else {
+            (self.output.wrapping_add(rows.start * row), row, pixel)
+        }
+    }
+
+    /// Turns some channels of the output rows of a band out of their buffer or, where
+    /// they are partial sums, back into it.
+    pub(super) unsafe fn turn_output<S: Lanes, const OUT: bool>(
+        &self,
+        s: S,
+        rows: Range<usize>,
+        channels: Range<usize>,
+    ) {
+        let View { row: step, channel: plane, .. } = self.output_view;
+        let (buffer, row, pixel) = self.output_rows(&rows);
+        let width = self.window.output.width;
+        let together = if step == width { rows.len() } else { 1 };
+        for i in (0..rows.len()).step_by(together) {
+            let buffer = buffer.wrapping_add(i * row + channels.start);
+            let at = (rows.start + i) * step + channels.start * plane;
+            let output = self.output.wrapping_add(at);
+            let size = [together * width, channels.len()];
+            // SAFETY: rows of the image and of the buffer.
+            unsafe {
+                if OUT {
+                    transpose(s, (buffer, pixel), (output, plane), size);
+                } else {
+                    transpose(s, (output, plane), (buffer, pixel), [size[1], size[0]]);
+                }
+            }
+        }
+    }
+
+    /// Expands the input rows `new` into the ring, for one panel of channels.
+    pub(super) unsafe fn expand_panel<S: Lanes>(
+        &self,
+        s: S,
+        stage: &Stage<'_>,
+        slab: &Range<usize>,
+        panel: &Panel,
+        new: Range<usize>,
+    ) {
+        let width = self.window.input.width;
+        let plane = self.tile.ring * width * S::LANES;
+        let c_in = stage.packed.c_in;
+        let input = self.input_rows();
+        let mut row = new.start;
+        while row < new.end {
+            // As many rows as lie together in the ring and in the input.
+            let slot = row % self.tile.ring;
+            let rows = match self.stem {
+                None => (self.tile.ring - slot).min(input.together(&(row..new.end), width)),
+                Some(_) => 1,
+            };
+            // SAFETY: input rows below the image's height; ring rows below
+            // tile.ring; the slab's vectors; whole vectors of packed weights.
+            unsafe {
+                let args = pointwise::Args {
+                    a: input.at(row),
+                    a_row: input.pixel,
+                    a_block: S::LANES,
+                    k: c_in,
+                    b: stage.packed.weights.as_ptr().add(panel.first * S::LANES * c_in),
+                    ahead: panel.vectors * S::LANES * c_in,
+                    c: self
+                        .expanded
+                        .add((panel.first - slab.start) * plane + slot * width * S::LANES),
+                    c_row: S::LANES,
+                    c_vector: plane,
+                    last_lanes: S::LANES,
+                    pixel_lanes: panel.pixel_lanes::<S>(),
+                    start: pointwise::Start::Bias(
+                        stage.packed.bias.as_ptr().add(panel.first * S::LANES),
+                    ),
+                    epilogue: Some(pointwise::Epilogue {
+                        finish: stage.activation.finish(),
+                        residual: core::ptr::null(),
+                        residual_row: 0,
+                    }),
+                };
+                match &self.stem {
+                    None => pointwise::panel(s, &args, panel.vectors, rows * width),
+                    Some(window) => {
+                        stem::row(s, window, self.c_in(), &input, row, &args, panel.vectors);
+                    }
+                }
+            }
+            row += rows;
+        }
+    }
+
+    /// Convolves the channel vectors `vectors` of the slab into the band, or into
+    /// the output where no projection follows.
+    pub(super) unsafe fn depthwise_band<S: Lanes>(
+        &self,
+        s: S,
+        slab: &Range<usize>,
+        vectors: Range<usize>,
+        rows: Range<usize>,
+    ) {
+        let window = &self.window;
+        let channels = self.depthwise.channels;
+        let width = window.input.width;
+        let band_row = window.output.width * S::LANES;
+        let plane = self.tile.ring * width * S::LANES;
+        let first = vectors.start;
+        // The last vector of an image's pixel overlaps or is narrow; ring and band
+        // hold whole vectors.
+        let [mut overlap, mut lanes] = [0, S::LANES];
+        if vectors.end == channels.div_ceil(S::LANES) {
+            overlap = self.tail().overlap(channels, S::LANES);
+            if overlap == 0 {
+                lanes = channels - (vectors.end - 1) * S::LANES;
+            }
+        }
+        // SAFETY: the slab's vectors, in ring and band or in the image.
+        unsafe {
+            let mut args = depthwise::Args {
+                window,
+                input: self.expanded.wrapping_add((first - slab.start) * plane).cast_const(),
+                input_row: width * S::LANES,
+                input_column: S::LANES,
+                input_vector: plane,
+                ring: self.tile.ring,
+                output: self.band.wrapping_add((first - slab.start) * self.tile.rows * band_row),
+                output_row: band_row,
+                output_column: S::LANES,
+                output_vector: self.tile.rows * band_row,
+                weights: self
+                    .depthwise
+                    .weights
+                    .as_ptr()
+                    .add(first * self.depthwise.taps * S::LANES),
+                bias: self.depthwise.bias.as_ptr().add(first * S::LANES),
+                vectors: vectors.len(),
+                block: 2,
+                input_overlap: 0,
+                output_overlap: 0,
+                input_lanes: S::LANES,
+                output_lanes: S::LANES,
+                index: depthwise::index(S::LANES, 1, 0),
+                finish: self.depthwise_activation.finish(),
+            };
+            if self.expand.is_none() {
+                let input = self.input_rows();
+                args = depthwise::Args {
+                    input: input.start.add(first * S::LANES),
+                    input_row: input.row,
+                    input_column: input.pixel,
+                    input_vector: S::LANES,
+                    input_overlap: overlap,
+                    input_lanes: lanes,
+                    index: depthwise::index(lanes, 1, 0),
+                    ring: input.ring,
+                    block: vectors.len(),
+                    ..args
+                };
+            }
+            if self.project.is_none() {
+                let (output, row, pixel) = self.output_rows(&rows);
+                args = depthwise::Args {
+                    output: output.add(first * S::LANES),
+                    output_row: row,
+                    output_column: pixel,
+                    output_vector: S::LANES,
+                    output_overlap: overlap,
+                    output_lanes: lanes,
+                    ..args
+                };
+            }
+            depthwise::rows(s, &args, rows);
+        }
+    }
+
+    /// [`project`](Self::project) for the band's rows and all output channels.
+    pub(super) unsafe fn project_rows<S: Lanes>(
+        &self,
+        s: S,
+        slab: &Range<usize>,
+        rows: Range<usize>,
+    ) {
+        let Some(stage) = &self.project else { return };
+        let width = self.window.output.width;
+        let input = self.input_rows();
+        let (output, step, pixel) = self.output_rows(&rows);
+        let mut row = rows.start;
+        while row < rows.end {
+            // As many rows as lie together.
+            let left = row..rows.end;
+            let flat = if step == width * pixel { left.len() } else { 1 };
+            let count = match self.residual {
+                Some(_) => input.together(&left, width).min(flat),
+                None => flat,
+            };
+            let at = At {
+                band: self.band.wrapping_add((row - rows.start) * width * S::LANES),
+                output: output.wrapping_add((row - rows.start) * step),
+                output_pixel: pixel,
+                residual: input.at(row).wrapping_add(self.residual.unwrap_or(0) * input.pixel),
+                residual_pixel: input.pixel,
+            };
+            let panels = &stage.packed.panels;
+            // SAFETY: passed on.
+            unsafe { self.project(s, stage, &at, slab, count * width, panels) };
+            row += count;
+        }
+    }
+
+    /// Adds the slab's share to some output pixels; the last slab finishes them.
+    pub(super) unsafe fn project<S: Lanes>(
+        &self,
+        s: S,
+        stage: &Stage<'_>,
+        at: &At,
+        slab: &Range<usize>,
+        pixels: usize,
+        panels: &[Panel],
+    ) {
+        let packed = stage.packed;
+        let (c_in, c_out) = (packed.c_in, packed.c_out);
+        let channels = slab.start * S::LANES..(slab.end * S::LANES).min(c_in);
+        let last = channels.end == c_in;
+        for panel in panels {
+            let first = panel.first * S::LANES;
+            // SAFETY: the band's pixels and vectors; output pixels and channels
+            // below the image's; with a residual, input and output are of one shape.
+            unsafe {
+                let args = pointwise::Args {
+                    a: at.band,
+                    a_row: S::LANES,
+                    a_block: self.tile.rows * self.window.output.width * S::LANES,
+                    k: channels.len(),
+                    b: packed
+                        .weights
+                        .as_ptr()
+                        .add(first * c_in + channels.start * panel.vectors * S::LANES),
+                    ahead: panel.vectors * S::LANES * c_in,
+                    c: at.output.add(first),
+                    c_row: at.output_pixel,
+                    c_vector: S::LANES,
+                    last_lanes: (c_out - first).min(panel.vectors * S::LANES)
+                        - (panel.vectors - 1) * S::LANES,
+                    pixel_lanes: panel.pixel_lanes::<S>(),
+                    start: if slab.start == 0 {
+                        pointwise::Start::Bias(packed.bias.as_ptr().add(first))
+                    } else {
+                        pointwise::Start::Partial
+                    },
+                    epilogue: last.then(|| pointwise::Epilogue {
+                        finish: stage.activation.finish(),
+                        residual: if self.residual.is_some() {
+                            at.residual.add(first)
+                        } else {
+                            core::ptr::null()
+                        },
+                        residual_row: at.residual_pixel,
+                    }),
+                };
+                pointwise::panel(s, &args, panel.vectors, pixels);
+            }
+        }
+    }
+}
