@@ -51,7 +51,7 @@ pub(super) fn gelu_tanh<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]
     less_tail(
         s,
         x,
-        10.75,
+        10.875,
         #[inline(always)]
         |u| {
             let (square, lost) = product(s, u, u);
