@@ -1,7 +1,7 @@
 //! The activations with an exponential against f64, in units of the last place:
 //! one f32 of every sixteen here, all of them by
 //!
-//! `cargo test --release --test activations -- --include-ignored --nocapture`
+//! `MBCONV_EVERY=1 cargo test --release --test activations heavy -- --nocapture`
 
 mod common;
 
@@ -107,21 +107,17 @@ fn check(step: u64) {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
+/// Every sixteenth f32, or every so many as `MBCONV_EVERY` says.
 #[test]
-fn one_of_sixteen_heavy() {
-    check(16);
+fn many_heavy() {
+    let every = std::env::var("MBCONV_EVERY").map_or(16, |n| n.parse().expect("a number"));
+    check(every);
 }
 
 /// For where the others take too long.
 #[test]
 fn a_few() {
     check(65_537);
-}
-
-#[test]
-#[ignore = "minutes: every f32"]
-fn all() {
-    check(1);
 }
 
 /// Where an activation has reached its limits it stays there, and no NaN is made.

@@ -154,7 +154,8 @@ impl Activation {
             Self::GeluTanh => f(Self::GeluTanh),
             Self::LeakyRelu { slope } => f(Self::LeakyRelu { slope }),
             Self::HardSigmoid { alpha, beta } => f(Self::HardSigmoid { alpha, beta }),
-            // Short: not worth an arm.
+            Self::HardSwish => f(Self::HardSwish),
+            // Not of those that come here.
             _ => f(self),
         }
     }

@@ -140,8 +140,11 @@ fn polynomial<S: Lanes, const N: usize, const D: usize>(
     x: [S::V; N],
 ) -> [S::V; N] {
     let mut sum = s.splat(coefficients[0]);
-    for &c in &coefficients[1..] {
-        sum = s.mul_add(sum, x, s.splat(c));
+    for (i, &c) in coefficients.iter().enumerate().skip(1) {
+        // What the last two steps lose is hardly scaled down by later ones.
+        let near = i + 2 >= D;
+        let c = s.splat(c);
+        sum = if near { s.mul_add_near(sum, x, c) } else { s.mul_add(sum, x, c) };
     }
     sum
 }

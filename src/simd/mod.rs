@@ -102,6 +102,12 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once where the instruction set can.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once but for a little, also where
+    /// [`mul_add`](Self::mul_add) rounds twice; all of them finite and not tiny.
+    #[inline(always)]
+    fn mul_add_near(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        self.mul_add(a, b, c)
+    }
     /// `a * b - product`, exactly, where `product` is `a * b` rounded, neither
     /// tiny nor huge.
     #[inline(always)]

@@ -54,6 +54,15 @@ unsafe impl Lanes for Portable {
     fn mul_add(self, a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
         a.mul_add(b, c)
     }
+    // The product's error and the sum's (Knuth 1969: `TwoSum`), added at the end.
+    #[inline(always)]
+    fn mul_add_near(self, a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
+        let product = a * b;
+        let sum = product + c;
+        let part = sum - product;
+        let lost = (product - (sum - part)) + (c - part);
+        sum + (lost + self.product_error(a, b, product))
+    }
     // `mul_add` may round twice here. Dekker 1971: products of halves are exact.
     #[inline(always)]
     fn product_error(self, a: f32x4, b: f32x4, product: f32x4) -> f32x4 {

@@ -34,6 +34,7 @@ impl<S: Lanes, const N: usize> Several<S, N> {
         mul(a, b);
         div(a, b);
         mul_add(a, b, c);
+        mul_add_near(a, b, c);
         product_error(a, b, product);
         max(bound, x);
         min(bound, x);
