@@ -87,6 +87,18 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize>(
                 while channel < channels.end {
                     let [input, next] =
                         [0, 1].map(|i| (channel + i) / args.packed.multiplier * args.input_plane);
+                    // The weights of a pair are neighbours.
+                    let pair = pairs
+                        && channel + 1 < channels.end
+                        && !(channel + 1).is_multiple_of(S::LANES);
+                    let single;
+                    let strip = if pair == pairs {
+                        strip
+                    } else {
+                        // A pair's masks read from two planes.
+                        single = [Column::new::<K, ST>(s, window, left, right - left, false)];
+                        &single
+                    };
                     let plane = Plane {
                         args,
                         input: args.input.wrapping_add(input),
@@ -106,10 +118,7 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize>(
                     };
                     // SAFETY: the channels, rows and columns are the caller's.
                     unsafe {
-                        // The weights of a pair are neighbours.
-                        let pair =
-                            channel + 1 < channels.end && !(channel + 1).is_multiple_of(S::LANES);
-                        if pairs && pair {
+                        if pair {
                             plane.run::<K, ST, true>(s);
                             channel += 2;
                         } else {
