@@ -297,10 +297,6 @@ fn gain(rows: &[Row], threads: usize) -> Option<[f64; 3]> {
 fn bench(mut options: Options) -> Result<(), Box<dyn Error>> {
     let Options { workloads, isas, method, csv } = &mut options;
     let report = Report::new(*csv, workloads.len() * isas.len())?;
-    let squeezed: Vec<_> = workloads.iter().filter(|w| w.squeezed).map(|w| &*w.name).collect();
-    if !squeezed.is_empty() {
-        eprintln!("bench: timed without its squeeze-and-excitation: {}", squeezed.join(", "));
-    }
     if let Some(flush) = &method.flush {
         eprintln!("bench: cold: {} MiB walked over before each call", flush.bytes() >> 20);
     }

@@ -94,12 +94,25 @@ pub enum Error {
     },
     /// A residual is asked of a block without projection.
     ResidualWithoutProject,
+    /// Squeeze-and-excite is asked of a block without projection.
+    ExciteWithoutProject,
     /// An activation's parameter is NaN, infinite where it must be finite, or
     /// its lower bound is above its upper bound.
     InvalidActivation(
         /// The activation as given.
         Activation,
     ),
+    /// A projection that is scaled has an activation, which the scale would have to
+    /// follow.
+    ScaledActivation(
+        /// The activation as given.
+        Activation,
+    ),
+    /// A norm's epsilon is not a positive number.
+    InvalidEpsilon {
+        /// The epsilon as given.
+        epsilon: f32,
+    },
     /// No instruction set has this name.
     UnknownIsa {
         /// The name as given.
@@ -147,8 +160,20 @@ impl fmt::Display for Error {
             Self::ResidualWithoutProject => {
                 f.write_str("a block without projection cannot have a residual")
             }
+            Self::ExciteWithoutProject => {
+                f.write_str("a block without projection cannot have squeeze-and-excite")
+            }
             Self::InvalidActivation(activation) => {
                 write!(f, "{activation:?} has a parameter that is not allowed")
+            }
+            Self::ScaledActivation(activation) => {
+                write!(
+                    f,
+                    "a projection that is scaled has no activation, this one has {activation:?}"
+                )
+            }
+            Self::InvalidEpsilon { epsilon } => {
+                write!(f, "a norm's epsilon is {epsilon}, it must be positive and finite")
             }
             Self::UnknownIsa { name } => {
                 write!(f, "no ISA is named {name:?}; there are avx512, avx2, neon and portable")

@@ -84,10 +84,15 @@ pub use executor::{Executor, Serial};
 pub use fold::{BatchNorm, ChannelAxis, fold_batch_norm};
 pub use isa::Isa;
 pub use layout::{Layout, Strides};
-pub use op::bottleneck::{BottleneckPlan, DepthwiseSeparable, InvertedBottleneck};
+pub use op::block::BottleneckPlan;
+pub use op::bottleneck::{DepthwiseSeparable, InvertedBottleneck};
+pub use op::convnext::ConvNextBlock;
 pub use op::depthwise::{Depthwise, DepthwisePlan};
 pub use op::pointwise::{Pointwise, PointwisePlan};
-pub use params::{BottleneckParams, ConvParams, DepthwiseParams, PointwiseParams};
+pub use params::{
+    BottleneckParams, ConvNextParams, ConvParams, DepthwiseParams, LayerNormParams,
+    PointwiseParams, Residual, SqueezeExciteParams,
+};
 #[cfg(feature = "std")]
 pub use peak::measure_peak;
 pub use schedule::{Caches, PlanOptions, Schedule};

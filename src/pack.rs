@@ -5,7 +5,7 @@ use core::ops::Range;
 use alloc::vec::Vec;
 
 use crate::buffer::AlignedBuf;
-use crate::params::{DepthwiseParams, PointwiseParams};
+use crate::params::{DepthwiseParams, LayerNormParams, PointwiseParams};
 use crate::simd::{Kernel, Lanes};
 
 /// A stripe of output channels that one run of pointwise tiles computes.
@@ -171,5 +171,25 @@ impl Kernel for PackDepthwise<'_> {
             }
         }
         PackedDepthwise { channels, multiplier, taps, weights: packed, bias: packed_bias }
+    }
+}
+
+/// A LayerNorm's weights in whole vectors, with zeros behind the last channel.
+pub(crate) struct PackedNorm {
+    pub(crate) weight: AlignedBuf,
+    pub(crate) bias: AlignedBuf,
+    pub(crate) epsilon: f32,
+}
+
+impl PackedNorm {
+    pub(crate) fn new(params: &LayerNormParams<'_>) -> Self {
+        // A buffer is a whole number of cache lines, which no vector is wider than.
+        let pack = |values: &[f32]| {
+            let mut packed = AlignedBuf::zeroed(values.len());
+            packed[..values.len()].copy_from_slice(values);
+            packed
+        };
+        let &LayerNormParams { weight, bias, epsilon } = params;
+        Self { weight: pack(weight), bias: pack(bias), epsilon }
     }
 }

@@ -4,11 +4,15 @@
 //! else's kernels. Inputs and outputs are f32; everything between, also from
 //! stage to stage of a block, is f64.
 
+use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::activation::Activation;
 use crate::error::{Error, Result};
-use crate::params::{BottleneckParams, ConvParams, DepthwiseParams, First, PointwiseParams};
+use crate::params::{
+    BottleneckParams, ConvNextParams, ConvParams, DepthwiseParams, First, LayerNormParams,
+    PointwiseParams, Residual, SqueezeExciteParams, check_residual,
+};
 use crate::shape::{Placed, Shape};
 
 /// 1x1 convolution of an NHWC tensor, plus `residual` after the activation.
@@ -80,21 +84,79 @@ pub fn bottleneck(params: &BottleneckParams<'_>, shape: Shape, input: &[f32]) ->
         Some(First::Stem(stem)) => (conv_f64(stem, shape, &x)?, stem.window.place(shape)?.output),
     };
     let mut y = depthwise_f64(&params.depthwise, middle, &expanded)?;
+    if let Some(excite) = &params.excite {
+        excite_f64(excite, shape.batch, &mut y);
+    }
     if let Some(project) = &params.project {
         y = pointwise_f64(project, &y);
     }
     if params.residual {
         let output = params.depthwise.window.place(middle)?.output;
         let (c_in, c_out) = (params.c_in(), params.c_out());
-        if (shape, c_in) != (output, c_out) {
-            return Err(Error::ResidualShape {
-                input: [shape.height, shape.width, c_in],
-                output: [output.height, output.width, c_out],
-            });
-        }
+        check_residual((shape, c_in), (output, c_out))?;
         add(&mut y, input);
     }
     Ok(narrow(&y))
+}
+
+/// A whole ConvNeXt block on an NHWC tensor.
+///
+/// # Errors
+///
+/// As for [`ConvNextBlock`](crate::ConvNextBlock).
+pub fn convnext(params: &ConvNextParams<'_>, shape: Shape, input: &[f32]) -> Result<Vec<f32>> {
+    params.validate()?;
+    check("input", shape.elements(params.depthwise.channels)?, input)?;
+    let mut middle = depthwise_f64(&params.depthwise, shape, &widen(input))?;
+    if let Some(excite) = &params.excite {
+        excite_f64(excite, shape.batch, &mut middle);
+    }
+    if let Some(norm) = &params.norm {
+        normalise_f64(norm, &mut middle);
+    }
+    let hidden = pointwise_f64(&params.expand, &middle);
+    let mut y = params.with_project(|project| pointwise_f64(project, &hidden));
+    match params.residual {
+        None => {}
+        Some(Residual::Depthwise) => y.iter_mut().zip(&middle).for_each(|(y, m)| *y += m),
+        Some(Residual::Input) => {
+            let output = params.depthwise.window.place(shape)?.output;
+            check_residual((shape, params.depthwise.channels), (output, params.project.c_out))?;
+            add(&mut y, input);
+        }
+    }
+    Ok(narrow(&y))
+}
+
+/// Scales the channels of each image by a gate made of their means.
+fn excite_f64(params: &SqueezeExciteParams<'_>, batch: usize, x: &mut [f64]) {
+    let channels = params.reduce.c_in;
+    let image = x.len() / batch;
+    for image in x.chunks_exact_mut(image) {
+        let mut means = vec![0.0; channels];
+        for pixel in image.chunks_exact(channels) {
+            means.iter_mut().zip(pixel).for_each(|(mean, x)| *mean += x);
+        }
+        let pixels = (image.len() / channels) as f64;
+        means.iter_mut().for_each(|mean| *mean /= pixels);
+        let gate = pointwise_f64(&params.expand, &pointwise_f64(&params.reduce, &means));
+        for pixel in image.chunks_exact_mut(channels) {
+            pixel.iter_mut().zip(&gate).for_each(|(x, gate)| *x *= gate);
+        }
+    }
+}
+
+/// Normalises each pixel over its channels.
+fn normalise_f64(params: &LayerNormParams<'_>, x: &mut [f64]) {
+    let channels = params.weight.len();
+    for pixel in x.chunks_exact_mut(channels) {
+        let mean = pixel.iter().sum::<f64>() / channels as f64;
+        let variance = pixel.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / channels as f64;
+        let scale = 1.0 / libm::sqrt(variance + f64::from(params.epsilon));
+        for (x, (&w, &b)) in pixel.iter_mut().zip(params.weight.iter().zip(params.bias)) {
+            *x = (*x - mean) * scale * f64::from(w) + f64::from(b);
+        }
+    }
 }
 
 fn pointwise_f64(params: &PointwiseParams<'_>, input: &[f64]) -> Vec<f64> {

@@ -6,13 +6,14 @@
 use core::ops::Range;
 
 use alloc::format;
+use alloc::string::String;
 
 use crate::error::{Error, Result};
 use crate::executor::MOST_TASKS;
 use crate::kernel::bottleneck::{By, Cut, Tile};
 use crate::kernel::parts::{Axis, Parts, share};
 use crate::pack::Panel;
-use crate::schedule::{Core, Decision, PlanOptions, Problem, Schedule};
+use crate::schedule::{Core, Decision, PlanOptions, Problem, Schedule, parts};
 use crate::shape::{Placed, Shape};
 
 // Costs are counted in multiply-adds of vectors, of which a core does about 8 in
@@ -77,6 +78,8 @@ pub(crate) struct Work<'a> {
     /// Panels of the expansion; none where there is none.
     pub(crate) expand: &'a [Panel],
     pub(crate) project: &'a [Panel],
+    /// f32 of the channels' means and the gate made of them, 0 if there is none.
+    pub(crate) pooled: usize,
 }
 
 impl Work<'_> {
@@ -84,6 +87,12 @@ impl Work<'_> {
     pub(crate) fn cut(&self, options: &PlanOptions, tasks: usize) -> (Cut, Decision) {
         let Placed { output, .. } = *self.problem.window;
         let units = if self.problem.expand { self.expand.len() } else { self.vectors() };
+        if self.pooled > 0 {
+            let tasks = tasks.min(units.max(output.height));
+            let (tile, why) = self.pooled_tile(options);
+            let decision = Decision { tile, fused: true, why };
+            return (Cut { by: By::Pooled, tasks }, decision);
+        }
         let axis = self.projection(tasks).1.axis;
         let rows = Cut { by: By::Rows, tasks: tasks.min(output.batch * output.height) };
         let channels = Cut { by: By::Channels(axis), tasks: tasks.min(units) };
@@ -95,25 +104,29 @@ impl Work<'_> {
         (rows, self.part(&rows, |part| part.decide(options)))
     }
 
-    /// Bytes of one ring, of one band, and of one buffer of turned pixels.
-    pub(crate) fn buffers(&self, cut: &Cut, tile: &Tile) -> [usize; 3] {
+    /// Bytes of one buffer of each kind: ring and hidden slab, band, turned pixels,
+    /// means.
+    pub(crate) fn buffers(&self, cut: &Cut, tile: &Tile) -> [usize; 4] {
         let Problem { window, expand, project, turned, core: Core { lanes, .. }, .. } =
             self.problem;
         let ring = if expand { tile.ring_elements(window, lanes) } else { 0 };
         let band = match cut.by {
-            By::Channels(_) => Tile { vectors: self.vectors(), ..*tile },
-            _ => *tile,
+            By::Rows => *tile,
+            _ => Tile { vectors: self.vectors(), ..*tile },
         };
         let band = if project { band.band_elements(lanes) } else { 0 };
-        [ring, band, tile.turned_elements(window, &turned)].map(|n| n * size_of::<f32>())
+        let (ring, turned) =
+            (ring + tile.hidden_elements(lanes), tile.turned_elements(window, &turned));
+        [ring, band, turned, self.pooled].map(|n| n * size_of::<f32>())
     }
 
     /// Whether a cut by channels goes with the schedule asked for and leaves half
     /// of each core's L2 free. Without projection, channels are not cut: the last
-    /// vectors overlap in the output.
+    /// vectors overlap in the output; nor with hidden channels, which are made of all.
     fn allows(&self, cut: &Cut, options: &PlanOptions) -> bool {
         cut.tasks > 1
             && self.problem.project
+            && self.problem.hidden == 0
             && self.problem.flat
             && matches!(options.schedule, Schedule::Auto | Schedule::Fused)
             && self.bytes_each(cut) <= options.caches.l2 / 2
@@ -121,7 +134,7 @@ impl Work<'_> {
 
     /// A task's share of rings and band, where it is cut by channels.
     fn bytes_each(&self, cut: &Cut) -> usize {
-        let [ring, band, _] = self.buffers(cut, &self.tile());
+        let [ring, band, ..] = self.buffers(cut, &self.tile());
         ring.saturating_add(band / cut.tasks)
     }
 
@@ -130,11 +143,38 @@ impl Work<'_> {
         let Placed { input, output, .. } = *self.problem.window;
         Tile {
             rows: output.height,
+            band: output.height,
             columns: output.width,
             vectors: self.problem.panel.min(self.vectors()),
             ring: input.height,
             interleaved: true,
+            hidden: 0,
         }
+    }
+
+    /// The tile of a task whose whole depthwise output is kept: a panel at a time, by as
+    /// many rows as leave the ring in a quarter of L2; and why.
+    fn pooled_tile(&self, options: &PlanOptions) -> (Tile, String) {
+        let whole = self.tile();
+        let window = self.problem.window;
+        let of_rows = |rows| Tile { rows, ring: window.reach(0, rows), ..whole };
+        let tile = match (options.schedule, self.problem.hidden) {
+            (Schedule::Tiled { rows, .. }, 0) => of_rows(rows.clamp(1, whole.rows)),
+            (_, 0) => {
+                let fits = |rows: &usize| {
+                    let ring = of_rows(*rows).ring_elements(window, self.problem.core.lanes);
+                    !self.problem.expand || ring * size_of::<f32>() <= options.caches.l2 / 4
+                };
+                of_rows(parts(whole.rows, whole.rows).find(fits).unwrap_or(1))
+            }
+            _ => {
+                let Tile { rows, hidden, .. } = self.problem.decide(options).tile;
+                Tile { hidden, ..of_rows(rows) }
+            }
+        };
+        let band = Tile { vectors: self.vectors(), ..tile };
+        let kib = (band.band_elements(self.problem.core.lanes) * size_of::<f32>()) >> 10;
+        (tile, format!("the depthwise output, {kib} KiB, is kept for the gate"))
     }
 
     /// The problem of the largest of the tasks that rows are cut into.
@@ -192,6 +232,8 @@ impl Work<'_> {
                 };
                 whole.saturating_mul(images as u64).saturating_add(part).saturating_add(PHASE)
             }
+            // Not weighed against others.
+            By::Pooled => 0,
             By::Channels(axis) => {
                 let pixels = output.height * output.width;
                 let parts = (0..tasks).map(|task| {
@@ -259,6 +301,7 @@ mod tests {
             c_in: c[0],
             project: true,
             channels: c[1],
+            hidden: 0,
             c_out: c[2],
             panel: 2,
             core: Core { lanes: 16, panel: 2, pointwise: [14, 12, 9, 0], depthwise: [2, 7] },
@@ -267,7 +310,7 @@ mod tests {
         };
         let caches = Caches { l1: 48 << 10, l2: 1 << 20, ..Caches::default() };
         let options = PlanOptions::new().caches(caches).schedule(schedule);
-        Work { problem, expand: &expand, project: &project }.cut(&options, tasks).0
+        Work { problem, expand: &expand, project: &project, pooled: 0 }.cut(&options, tasks).0
     }
 
     #[test]

@@ -83,7 +83,9 @@ fn read(text: &str) -> (Caches, Record) {
     (caches, record)
 }
 
+/// Without a gate, which leaves no choice: blocks were recorded without.
 fn plan(workload: &Workload, isa: mbconv::Isa, options: PlanOptions) -> BottleneckPlan {
+    let workload = Workload { excite: None, ..workload.clone() };
     let loaded = Loaded::new(workload.clone(), &mut Random::new(1));
     let Ok(Operation::Block(op)) = loaded.operation(isa) else { panic!("{workload:?}") };
     op.plan_with(workload.shape(), &options).expect("a plan")

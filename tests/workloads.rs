@@ -59,7 +59,7 @@ fn wrong_lines_are_refused() {
             other => panic!("{line:?}: {other:?}"),
         }
     }
-    for kind in ["cnx", "trivial", "IR"] {
+    for kind in ["trivial", "IR"] {
         match Workload::parse(&format!("x {kind} 56 96 96 96 1 1")) {
             Err(Error::Unsupported { kind: found, .. }) => assert_eq!(found, kind),
             other => panic!("{kind}: {other:?}"),
@@ -135,6 +135,7 @@ fn lists_name_each_workload_once() {
             ("efficientnet_lite0", 12),
             ("mnasnet_a1", 12),
             ("pp_lcnet", 9),
+            ("convnext_t", 4),
             ("stems", 5),
             ("pointwise", 8),
             ("depthwise", 16),
@@ -197,6 +198,20 @@ fn networks_have_their_published_size() -> mbconv::Result<()> {
         assert!((0.95..1.01).contains(&ratio), "{name}: {ratio}");
     }
     Ok(())
+}
+
+/// ConvNeXt's line, short and whole.
+#[test]
+fn convnext_runs() -> mbconv::Result<()> {
+    let row = parse("cnx_56x96 cnx 56 96 96 96 1 1");
+    let listed = lists::list("convnext_t").expect("a list");
+    assert_eq!(Workload { repeats: 3, ..row.clone() }, listed[0]);
+    assert!(Workload::parse("x cnx 56 96 96 96 2 1").is_err());
+    let loaded = Loaded::new(row, &mut Random::new(1));
+    let isa = Isa::from_name("portable")?;
+    let plan = loaded.plan(&loaded.operation(isa)?, Schedule::Auto)?;
+    assert_eq!(plan.flops() as usize, 2 * 56 * 56 * 96 * (49 + 8 * 96));
+    run(parse("x cnx 9 20 20 20 1 5"), Isa::detect()?)
 }
 
 #[test]

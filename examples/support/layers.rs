@@ -3,9 +3,10 @@
 use core::mem::MaybeUninit;
 
 use mbconv::{
-    BottleneckParams, BottleneckPlan, ConvParams, Depthwise, DepthwiseParams, DepthwisePlan,
-    Executor, InvertedBottleneck, Isa, Padding, PlanOptions, Pointwise, PointwiseParams,
-    PointwisePlan, Schedule, Serial,
+    Activation, BottleneckParams, BottleneckPlan, ConvNextBlock, ConvNextParams, ConvParams,
+    Depthwise, DepthwiseParams, DepthwisePlan, Executor, InvertedBottleneck, Isa, LayerNormParams,
+    Padding, PlanOptions, Pointwise, PointwiseParams, PointwisePlan, Residual, Schedule, Serial,
+    SqueezeExciteParams,
 };
 
 use super::random::Random;
@@ -46,7 +47,10 @@ pub(crate) struct Loaded {
     pub(crate) workload: Workload,
     expand: Layer,
     depthwise: Layer,
+    excite: [Layer; 2],
+    norm: Layer,
     project: Layer,
+    scale: Vec<f32>,
 }
 
 impl Loaded {
@@ -58,53 +62,77 @@ impl Loaded {
         match kind {
             Kind::Bottleneck => loaded.expand = Layer::new(random, c_in, c_mid),
             Kind::Stem => loaded.expand = Layer::new(random, STEM, c_mid),
+            Kind::ConvNext => {
+                loaded.expand = Layer::new(random, c_in, 4 * c_in);
+                loaded.norm = Layer::new(random, 1, c_in);
+                loaded.scale = random.vec(c_out, 1.0);
+            }
             _ => {}
+        }
+        if let Some((squeezed, _)) = loaded.workload.excite {
+            let [reduce, expand] = [[c_mid, squeezed], [squeezed, c_mid]];
+            loaded.excite = [reduce, expand].map(|[c_in, c_out]| Layer::new(random, c_in, c_out));
         }
         if kind != Kind::Pointwise {
             loaded.depthwise = Layer::new(random, taps, c_mid);
         }
         if kind != Kind::Depthwise {
-            loaded.project = Layer::new(random, c_mid, c_out);
+            let c_in = loaded.workload.projected();
+            loaded.project = Layer::new(random, c_in, c_out);
         }
         loaded
     }
 
     /// Without any weights: no operation can be built of it.
     pub(super) fn bare(workload: Workload) -> Self {
-        let [expand, depthwise, project] = Default::default();
-        Self { workload, expand, depthwise, project }
+        let [expand, depthwise, project, norm] = Default::default();
+        let (excite, scale) = Default::default();
+        Self { workload, expand, depthwise, excite, norm, project, scale }
     }
 
     /// The expansion, or the stem over its patches.
     pub(crate) fn expand(&self) -> Option<PointwiseParams<'_>> {
         let Workload { kind, c: [c_in, c_mid, _], activations: [inner, _], .. } = self.workload;
-        let c_in = match kind {
-            Kind::Bottleneck => c_in,
-            Kind::Stem => STEM,
+        let (c_in, c_out) = match kind {
+            Kind::Bottleneck => (c_in, c_mid),
+            Kind::Stem => (STEM, c_mid),
+            Kind::ConvNext => (c_in, 4 * c_in),
             _ => return None,
         };
-        Some(self.expand.pointwise(c_in, c_mid).activation(inner))
+        Some(self.expand.pointwise(c_in, c_out).activation(inner))
     }
 
     /// TensorFlow's SAME, which has the output extent of PyTorch's `padding=k/2`
     /// and fits every image.
     pub(crate) fn depthwise(&self) -> DepthwiseParams<'_> {
-        let Workload { kernel, stride, c, activations, .. } = self.workload;
+        let Workload { kind, kernel, stride, c, activations, .. } = self.workload;
+        let activation = match kind {
+            Kind::ConvNext => Activation::Identity,
+            _ => activations[0],
+        };
         DepthwiseParams::new(c[1], [kernel; 2], &self.depthwise.weights)
             .bias(&self.depthwise.bias)
             .stride([stride; 2])
             .padding(Padding::SameUpper)
-            .activation(activations[0])
+            .activation(activation)
     }
 
     pub(crate) fn project(&self) -> PointwiseParams<'_> {
-        let Workload { c: [_, c_mid, c_out], activations: [_, outer], .. } = self.workload;
-        self.project.pointwise(c_mid, c_out).activation(outer)
+        let Workload { c: [_, _, c_out], activations: [_, outer], .. } = self.workload;
+        self.project.pointwise(self.workload.projected(), c_out).activation(outer)
     }
 
     pub(crate) fn block(&self) -> BottleneckParams<'_> {
-        let params = BottleneckParams::new(self.depthwise(), self.project())
+        let mut params = BottleneckParams::new(self.depthwise(), self.project())
             .residual(self.workload.residual);
+        if let Some((squeezed, gate)) = self.workload.excite {
+            let [reduce, expand] = &self.excite;
+            let channels = self.workload.c[1];
+            params = params.squeeze_excite(SqueezeExciteParams::new(
+                reduce.pointwise(channels, squeezed).activation(Activation::Relu),
+                expand.pointwise(squeezed, channels).activation(gate),
+            ));
+        }
         let Workload { kind, c, activations: [inner, _], .. } = self.workload;
         match self.expand() {
             Some(_) if kind == Kind::Stem => params.stem(self.expand.stem(c[1]).activation(inner)),
@@ -113,9 +141,20 @@ impl Loaded {
         }
     }
 
+    pub(crate) fn convnext(&self) -> Option<ConvNextParams<'_>> {
+        let expand = self.expand().filter(|_| self.workload.kind == Kind::ConvNext)?;
+        let params = ConvNextParams::new(self.depthwise(), expand, self.project())
+            .norm(LayerNormParams::new(&self.norm.weights, &self.norm.bias, 1e-6))
+            .scale(&self.scale);
+        Some(if self.workload.residual { params.residual(Residual::Input) } else { params })
+    }
+
     pub(crate) fn operation(&self, isa: Isa) -> mbconv::Result<Operation> {
+        if let Some(params) = self.convnext() {
+            return Ok(Operation::ConvNext(ConvNextBlock::with_isa(&params, isa)?));
+        }
         Ok(match self.workload.kind {
-            Kind::Bottleneck | Kind::Separable | Kind::Stem => {
+            Kind::Bottleneck | Kind::Separable | Kind::Stem | Kind::ConvNext => {
                 Operation::Block(InvertedBottleneck::with_isa(&self.block(), isa)?)
             }
             Kind::Depthwise => Operation::Depthwise(Depthwise::with_isa(&self.depthwise(), isa)?),
@@ -134,7 +173,8 @@ impl Loaded {
     ) -> mbconv::Result<Plan> {
         let shape = self.workload.shape();
         Ok(match operation {
-            Operation::Block(op) => Plan::Block(op.plan_with(shape, options)?),
+            Operation::Block(op) => Plan::Block(Box::new(op.plan_with(shape, options)?)),
+            Operation::ConvNext(op) => Plan::Block(Box::new(op.plan_with(shape, options)?)),
             Operation::Depthwise(op) => Plan::Depthwise(op.plan_with(shape, options)?),
             Operation::Pointwise(op) => Plan::Pointwise(op.plan_with(shape, options)?),
         })
@@ -145,6 +185,7 @@ impl Loaded {
     pub(crate) fn bytes(&self, operation: &Operation, plan: &Plan) -> usize {
         let weights = match operation {
             Operation::Block(op) => op.weight_bytes(),
+            Operation::ConvNext(op) => op.weight_bytes(),
             Operation::Depthwise(op) => op.weight_bytes(),
             Operation::Pointwise(op) => op.weight_bytes(),
         };
@@ -172,13 +213,14 @@ impl Loaded {
 /// The operation of a workload, weights packed.
 pub(crate) enum Operation {
     Block(InvertedBottleneck),
+    ConvNext(ConvNextBlock),
     Depthwise(Depthwise),
     Pointwise(Pointwise),
 }
 
 /// Its plan.
 pub(crate) enum Plan {
-    Block(BottleneckPlan),
+    Block(Box<BottleneckPlan>),
     Depthwise(DepthwisePlan),
     Pointwise(PointwisePlan),
 }

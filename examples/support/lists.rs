@@ -1,7 +1,7 @@
 //! The built-in lists: the distinct blocks of networks at 224 x 224, their stems,
 //! and layers alone.
 
-use mbconv::Activation::{self, HardSwish, Identity, Relu, Relu6};
+use mbconv::Activation::{self, Gelu, HardSigmoid, HardSwish, Identity, Relu, Relu6, Sigmoid};
 
 use super::{Kind, Workload};
 
@@ -16,10 +16,15 @@ struct Network {
     outer: Activation,
     /// Whether equal shapes at both ends are added.
     residual: bool,
+    /// Of squeeze-and-excite.
+    gate: Activation,
     /// Rows under their activation: kernel, expanded channels (those of the
-    /// input: no expansion), output channels, squeeze-and-excitation, stride, repeats.
+    /// input: no expansion), output channels, channels between the stages of
+    /// squeeze-and-excite (0: there is none), stride, repeats.
     stages: &'static [(Activation, &'static [[usize; 6]])],
 }
+
+const HARD: Activation = HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 };
 
 const NETWORKS: [Network; 6] = [
     // Howard et al. 2017, table 1; relu6 as in the authors' code.
@@ -29,6 +34,7 @@ const NETWORKS: [Network; 6] = [
         stem: 32,
         outer: Relu6,
         residual: false,
+        gate: HARD,
         stages: &[(
             Relu6,
             &[
@@ -51,6 +57,7 @@ const NETWORKS: [Network; 6] = [
         stem: 32,
         outer: Identity,
         residual: true,
+        gate: HARD,
         stages: &[(
             Relu6,
             &[
@@ -76,6 +83,7 @@ const NETWORKS: [Network; 6] = [
         stem: 16,
         outer: Identity,
         residual: true,
+        gate: HARD,
         stages: &[
             (
                 Relu,
@@ -83,8 +91,8 @@ const NETWORKS: [Network; 6] = [
                     [3, 16, 16, 0, 1, 1],
                     [3, 64, 24, 0, 2, 1],
                     [3, 72, 24, 0, 1, 1],
-                    [5, 72, 40, 1, 2, 1],
-                    [5, 120, 40, 1, 1, 2],
+                    [5, 72, 40, 24, 2, 1],
+                    [5, 120, 40, 32, 1, 2],
                 ],
             ),
             (
@@ -93,10 +101,10 @@ const NETWORKS: [Network; 6] = [
                     [3, 240, 80, 0, 2, 1],
                     [3, 200, 80, 0, 1, 1],
                     [3, 184, 80, 0, 1, 2],
-                    [3, 480, 112, 1, 1, 1],
-                    [3, 672, 112, 1, 1, 1],
-                    [5, 672, 160, 1, 2, 1],
-                    [5, 960, 160, 1, 1, 2],
+                    [3, 480, 112, 120, 1, 1],
+                    [3, 672, 112, 168, 1, 1],
+                    [5, 672, 160, 168, 2, 1],
+                    [5, 960, 160, 240, 1, 2],
                 ],
             ),
         ],
@@ -108,6 +116,7 @@ const NETWORKS: [Network; 6] = [
         stem: 32,
         outer: Identity,
         residual: true,
+        gate: HARD,
         stages: &[(
             Relu6,
             &[
@@ -133,20 +142,21 @@ const NETWORKS: [Network; 6] = [
         stem: 32,
         outer: Identity,
         residual: true,
+        gate: Sigmoid,
         stages: &[(
             Relu,
             &[
                 [3, 32, 16, 0, 1, 1],
                 [3, 96, 24, 0, 2, 1],
                 [3, 144, 24, 0, 1, 1],
-                [5, 72, 40, 1, 2, 1],
-                [5, 120, 40, 1, 1, 2],
+                [5, 72, 40, 6, 2, 1],
+                [5, 120, 40, 10, 1, 2],
                 [3, 240, 80, 0, 2, 1],
                 [3, 480, 80, 0, 1, 3],
-                [3, 480, 112, 1, 1, 1],
-                [3, 672, 112, 1, 1, 1],
-                [5, 672, 160, 1, 2, 1],
-                [5, 960, 160, 1, 1, 2],
+                [3, 480, 112, 20, 1, 1],
+                [3, 672, 112, 28, 1, 1],
+                [5, 672, 160, 28, 2, 1],
+                [5, 960, 160, 40, 1, 2],
                 [3, 960, 320, 0, 1, 1],
             ],
         )],
@@ -158,6 +168,7 @@ const NETWORKS: [Network; 6] = [
         stem: 16,
         outer: HardSwish,
         residual: false,
+        gate: HARD,
         stages: &[(
             HardSwish,
             &[
@@ -168,8 +179,8 @@ const NETWORKS: [Network; 6] = [
                 [3, 128, 128, 0, 1, 1],
                 [3, 128, 256, 0, 2, 1],
                 [5, 256, 256, 0, 1, 5],
-                [5, 256, 512, 1, 2, 1],
-                [5, 512, 512, 1, 1, 1],
+                [5, 256, 512, 64, 2, 1],
+                [5, 512, 512, 128, 1, 1],
             ],
         )],
     },
@@ -221,7 +232,7 @@ impl Network {
                     kernel,
                     activations: [inner, self.outer],
                     residual: self.residual && stride == 1 && c_in == c_out,
-                    squeezed: squeezed == 1,
+                    excite: (squeezed > 0).then_some((squeezed, self.gate)),
                     repeats,
                 });
                 c_in = c_out;
@@ -249,8 +260,8 @@ fn stems() -> Vec<Workload> {
 /// A layer alone, without activation.
 fn layer(name: String, kind: Kind, side: usize, c: [usize; 3], window: [usize; 2]) -> Workload {
     let [kernel, stride] = window;
-    let (activations, residual, squeezed, repeats) = ([Identity; 2], false, false, 1);
-    Workload { name, kind, side, c, stride, kernel, activations, residual, squeezed, repeats }
+    let (activations, residual, excite, repeats) = ([Identity; 2], false, None, 1);
+    Workload { name, kind, side, c, stride, kernel, activations, residual, excite, repeats }
 }
 
 fn pointwise() -> Vec<Workload> {
@@ -269,10 +280,25 @@ fn depthwise() -> Vec<Workload> {
     DEPTHWISE.map(workload).into()
 }
 
+/// The stages of ConvNeXt-T (Liu et al. 2022, table 9).
+fn convnext() -> Vec<Workload> {
+    let workload = |[side, c, repeats]: [usize; 3]| {
+        let name = format!("cnx_{side}x{c}");
+        let layer = layer(name, Kind::ConvNext, side, [c; 3], [7, 1]);
+        Workload { activations: [Gelu, Identity], residual: true, repeats, ..layer }
+    };
+    [[56, 96, 3], [28, 192, 3], [14, 384, 9], [7, 768, 3]].map(workload).into()
+}
+
 /// Every list with its name.
 pub(crate) fn all() -> Vec<(&'static str, Vec<Workload>)> {
     let networks = NETWORKS.iter().map(|network| (network.name, network.blocks()));
-    let others = [("stems", stems()), ("pointwise", pointwise()), ("depthwise", depthwise())];
+    let others = [
+        ("convnext_t", convnext()),
+        ("stems", stems()),
+        ("pointwise", pointwise()),
+        ("depthwise", depthwise()),
+    ];
     networks.chain(others).collect()
 }
 

@@ -7,7 +7,7 @@ pub(crate) mod random;
 
 use core::{error, fmt};
 
-use mbconv::Activation::{self, Identity, Relu6};
+use mbconv::Activation::{self, Gelu, Identity, Relu6};
 use mbconv::{Depthwise, Isa, Pointwise, Shape};
 
 use layers::Loaded;
@@ -25,13 +25,21 @@ pub(crate) enum Kind {
     Separable,
     /// 3x3 of stride 2 over RGB, depthwise, 1x1: how networks begin.
     Stem,
+    /// Depthwise, LayerNorm, 1x1 to four times the channels, 1x1, scale.
+    ConvNext,
     Depthwise,
     Pointwise,
 }
 
 impl Kind {
-    const ALL: [Self; 5] =
-        [Self::Bottleneck, Self::Separable, Self::Stem, Self::Depthwise, Self::Pointwise];
+    const ALL: [Self; 6] = [
+        Self::Bottleneck,
+        Self::Separable,
+        Self::Stem,
+        Self::ConvNext,
+        Self::Depthwise,
+        Self::Pointwise,
+    ];
 
     /// As lines have it.
     pub(crate) fn name(self) -> &'static str {
@@ -39,13 +47,14 @@ impl Kind {
             Self::Bottleneck => "ir",
             Self::Separable => "ds",
             Self::Stem => "st",
+            Self::ConvNext => "cnx",
             Self::Depthwise => "dw",
             Self::Pointwise => "pw",
         }
     }
 
     pub(crate) fn is_block(self) -> bool {
-        matches!(self, Self::Bottleneck | Self::Separable | Self::Stem)
+        !matches!(self, Self::Depthwise | Self::Pointwise)
     }
 }
 
@@ -56,16 +65,17 @@ pub(crate) struct Workload {
     pub(crate) kind: Kind,
     /// Rows and columns of the input.
     pub(crate) side: usize,
-    /// Input, expanded and output channels.
+    /// Channels of the input, of the depthwise convolution, of the output.
     pub(crate) c: [usize; 3],
     pub(crate) stride: usize,
     /// Rows and columns of the depthwise kernel.
     pub(crate) kernel: usize,
-    /// After expand and depthwise, and after project.
+    /// After expand and depthwise (after expand alone in a ConvNeXt block), and after
+    /// project.
     pub(crate) activations: [Activation; 2],
     pub(crate) residual: bool,
-    /// Whether the network squeezes and excites before it projects, which is left out here.
-    pub(crate) squeezed: bool,
+    /// Channels between the two stages of squeeze-and-excite, and the gate.
+    pub(crate) excite: Option<(usize, Activation)>,
     /// How often the network has it in a row.
     pub(crate) repeats: usize,
 }
@@ -109,8 +119,9 @@ impl From<mbconv::Error> for Error {
 impl Workload {
     /// Reads a line of [`COLUMNS`]. What it returns can be loaded, planned and run.
     ///
-    /// Blocks have relu6 inside, a linear projection, and a residual where the
-    /// shapes allow it; single layers have no activation.
+    /// Blocks have relu6 inside, ConvNeXt's gelu, a linear projection, and a residual
+    /// where the shapes allow it; single layers have no activation. A block's kernel
+    /// of 1 stands for 3, ConvNeXt's for 7.
     pub(crate) fn parse(line: &str) -> Result<Self, Error> {
         let columns: Vec<&str> = line.split_whitespace().collect();
         let &[name, kind, side, c_in, c_exp, c_out, stride, kernel] = &columns[..] else {
@@ -133,6 +144,10 @@ impl Workload {
             Kind::Separable => (c_exp == c_in, "C_exp = C_in"),
             Kind::Stem => (c_in == 3, "C_in = 3"),
             Kind::Depthwise => (c_exp == c_in && c_out == c_in, "C_in = C_exp = C_out"),
+            Kind::ConvNext => {
+                let holds = c_exp == c_in && c_out == c_in && stride == 1;
+                (holds, "C_in = C_exp = C_out, stride 1")
+            }
             Kind::Pointwise => {
                 (c_exp == c_in && [stride, kernel] == [1, 1], "C_exp = C_in, stride 1, kernel 1")
             }
@@ -147,10 +162,17 @@ impl Workload {
             side,
             c,
             stride,
-            kernel: if block && kernel == 1 { 3 } else { kernel },
-            activations: [if block { Relu6 } else { Identity }, Identity],
+            kernel: match kind {
+                Kind::ConvNext if kernel == 1 => 7,
+                _ if block && kernel == 1 => 3,
+                _ => kernel,
+            },
+            activations: match kind {
+                Kind::ConvNext => [Gelu, Identity],
+                _ => [if block { Relu6 } else { Identity }, Identity],
+            },
             residual: block && kind != Kind::Stem && stride == 1 && c_in == c_out,
-            squeezed: false,
+            excite: None,
             repeats: 1,
         };
         workload.check()?;
@@ -159,6 +181,11 @@ impl Workload {
 
     pub(crate) fn shape(&self) -> Shape {
         Shape::new(1, self.side, self.side)
+    }
+
+    /// Channels that the projection takes.
+    pub(crate) fn projected(&self) -> usize {
+        if self.kind == Kind::ConvNext { 4 * self.c[1] } else { self.c[1] }
     }
 
     /// Rows and columns of what the depthwise convolution takes.

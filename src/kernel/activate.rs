@@ -3,6 +3,29 @@
 use crate::activation::{Activation, Finish};
 use crate::simd::{Lanes, Several};
 
+/// What is added to outputs after the activation. Strides are in f32.
+#[derive(Clone, Copy)]
+pub(crate) struct Addend {
+    /// Pixel `r`, vector `v` is at `r * row + v * vector`; null where there is none.
+    pub(crate) start: *const f32,
+    pub(crate) row: usize,
+    pub(crate) vector: usize,
+}
+
+impl Addend {
+    pub(crate) const NONE: Self = Self { start: core::ptr::null(), row: 0, vector: 0 };
+
+    /// The same from an offset on.
+    #[inline(always)]
+    pub(crate) fn skip(self, offset: usize) -> Self {
+        if self.start.is_null() {
+            self
+        } else {
+            Self { start: self.start.wrapping_add(offset), ..self }
+        }
+    }
+}
+
 /// Pixels by channel vectors that a tile has just stored. Strides are in f32.
 #[derive(Clone, Copy)]
 pub(crate) struct Stored {
@@ -14,10 +37,7 @@ pub(crate) struct Stored {
     pub(crate) vectors: usize,
     /// Lanes of the last vector that exist, at least 1.
     pub(crate) last_lanes: usize,
-    /// Added after the activation, its vectors side by side; null where there is
-    /// none.
-    pub(crate) residual: *const f32,
-    pub(crate) residual_row: usize,
+    pub(crate) residual: Addend,
 }
 
 /// Applies an activation to what is still in the first-level cache, rather than
@@ -56,8 +76,7 @@ pub(crate) unsafe fn activate<S: Lanes>(s: S, finish: &Finish, stored: &Stored) 
 /// As for [`activate`].
 #[inline(always)]
 unsafe fn by_pixels<S: Lanes, const N: usize>(s: S, activation: Activation, stored: &Stored) {
-    let &Stored { output, row, vector, pixels, vectors, last_lanes, residual, residual_row } =
-        stored;
+    let &Stored { output, row, vector, pixels, vectors, last_lanes, residual } = stored;
     for v in 0..vectors {
         let lanes = if v + 1 == vectors { last_lanes } else { S::LANES };
         // SAFETY: called for vector v of a pixel.
@@ -74,10 +93,10 @@ unsafe fn by_pixels<S: Lanes, const N: usize>(s: S, activation: Activation, stor
                 *x = load(at(i));
             }
             x = activation.apply_lanes(Several(s), x);
-            if !residual.is_null() {
+            if !residual.start.is_null() {
                 for (i, x) in x.iter_mut().enumerate() {
-                    let at = pixel(i) * residual_row + v * S::LANES;
-                    *x = s.add(*x, load(residual.wrapping_add(at)));
+                    let at = pixel(i) * residual.row + v * residual.vector;
+                    *x = s.add(*x, load(residual.start.wrapping_add(at)));
                 }
             }
             for (i, &x) in x.iter().enumerate() {

@@ -8,6 +8,7 @@
 pub(crate) mod activate;
 pub(crate) mod bottleneck;
 pub(crate) mod depthwise;
+pub(crate) mod normalise;
 pub(crate) mod parts;
 #[cfg(feature = "std")]
 pub(crate) mod peak;

@@ -5,7 +5,7 @@
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use crate::activation::Finish;
-use crate::kernel::activate::{Stored, activate};
+use crate::kernel::activate::{Addend, Stored, activate};
 use crate::simd::{K_STEP, Lanes};
 
 /// How the last vector of a panel is filled.
@@ -34,10 +34,7 @@ pub(crate) enum Start {
 #[derive(Clone, Copy)]
 pub(crate) struct Epilogue {
     pub(crate) finish: Finish,
-    /// Added after the activation; null where there is none. In the output's
-    /// layout, with rows `residual_row` apart.
-    pub(crate) residual: *const f32,
-    pub(crate) residual_row: usize,
+    pub(crate) residual: Addend,
 }
 
 /// One panel's work. Strides are in f32.
@@ -87,7 +84,7 @@ struct Cursor {
 
 impl Cursor {
     fn new(args: &Args) -> Self {
-        let residual = args.epilogue.map_or(core::ptr::null(), |e| e.residual);
+        let residual = args.epilogue.map_or(core::ptr::null(), |e| e.residual.start);
         let bias = match args.start {
             Start::Rows(bias) => bias,
             _ => core::ptr::null(),
@@ -103,8 +100,8 @@ impl Cursor {
             a: self.a.wrapping_add(rows * args.a_row),
             c: self.c.wrapping_add(rows * args.c_row),
             residual: match args.epilogue {
-                Some(e) if !e.residual.is_null() => {
-                    self.residual.wrapping_add(rows * e.residual_row)
+                Some(e) if !e.residual.start.is_null() => {
+                    self.residual.wrapping_add(rows * e.residual.row)
                 }
                 _ => core::ptr::null(),
             },
@@ -305,12 +302,12 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
             }
         }
     }
-    if let (Some(Epilogue { residual_row, .. }), false, false) =
+    if let (Some(Epilogue { residual, .. }), false, false) =
         (args.epilogue, matches!(finish, Finish::Apply(_)), at.residual.is_null())
     {
         for (r, row) in acc.iter_mut().enumerate() {
             for (v, x) in row.iter_mut().enumerate() {
-                let p = at.residual.wrapping_add(r * residual_row + v * S::LANES);
+                let p = at.residual.wrapping_add(r * residual.row + v * residual.vector);
                 *x = s.add(*x, load(v, p));
             }
         }
@@ -327,7 +324,7 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
             }
         }
     }
-    if let Some(Epilogue { finish: finish @ Finish::Apply(_), residual_row, .. }) = &args.epilogue {
+    if let Some(Epilogue { finish: finish @ Finish::Apply(_), residual }) = &args.epilogue {
         let stored = Stored {
             output: at.c,
             row: args.c_row,
@@ -335,8 +332,7 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
             pixels: MR,
             vectors: NV,
             last_lanes: args.last_lanes,
-            residual: at.residual,
-            residual_row: *residual_row,
+            residual: Addend { start: at.residual, ..*residual },
         };
         // SAFETY: the tile just written and its residual.
         unsafe { activate(s, finish, &stored) };

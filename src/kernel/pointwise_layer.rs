@@ -10,6 +10,7 @@ use core::ops::Range;
 
 use crate::activation::Activation;
 use crate::buffer::Local;
+use crate::kernel::activate::Addend;
 use crate::kernel::parts::{Parts, by_image, share};
 use crate::kernel::pointwise::{Args, Epilogue, Start, panel};
 use crate::kernel::transpose::transpose;
@@ -131,22 +132,14 @@ impl Layer<'_> {
             last_lanes: (c_out - first).min(width) - (width - S::LANES),
             pixel_lanes: panel.pixel_lanes::<S>(),
             start: Start::Bias(bias.as_ptr().wrapping_add(first)),
-            epilogue: Some(Epilogue {
-                finish: self.activation.finish(),
-                residual: core::ptr::null(),
-                residual_row: self.output_view.pixel,
-            }),
+            epilogue: Some(Epilogue { finish: self.activation.finish(), residual: Addend::NONE }),
         }
     }
 
     /// The epilogue with what is added to the output at `offset`.
-    fn epilogue(&self, offset: usize, residual_row: usize) -> Epilogue {
-        let residual = if self.residual.is_null() {
-            self.residual
-        } else {
-            self.residual.wrapping_add(offset)
-        };
-        Epilogue { finish: self.activation.finish(), residual, residual_row }
+    fn epilogue<S: Lanes>(&self, offset: usize, row: usize) -> Epilogue {
+        let residual = Addend { start: self.residual, row, vector: S::LANES };
+        Epilogue { finish: self.activation.finish(), residual: residual.skip(offset) }
     }
 
     /// From channels last to channels last.
@@ -155,7 +148,7 @@ impl Layer<'_> {
         let args = Args {
             a: self.input.wrapping_add(pixels.start * self.input_view.pixel),
             c: self.output.wrapping_add(offset),
-            epilogue: Some(self.epilogue(offset, self.output_view.pixel)),
+            epilogue: Some(self.epilogue::<S>(offset, self.output_view.pixel)),
             ..self.args::<S>(panel)
         };
         // SAFETY: passed on.
@@ -223,7 +216,7 @@ impl Layer<'_> {
                                 args.last_lanes = S::LANES;
                             } else {
                                 args.c = self.output.add(offset);
-                                args.epilogue = Some(self.epilogue(offset, y.pixel));
+                                args.epilogue = Some(self.epilogue::<S>(offset, y.pixel));
                             }
                             if k + depth < c_in {
                                 args.epilogue = None;
@@ -271,7 +264,7 @@ impl Layer<'_> {
             for k in (0..c_in).step_by(k_step) {
                 let depth = k_step.min(c_in - k);
                 let weights = self.plain.as_ptr().wrapping_add(channels.start * c_in + k);
-                let epilogue = (k + depth == c_in).then(|| self.epilogue(offset, y.channel));
+                let epilogue = (k + depth == c_in).then(|| self.epilogue::<S>(offset, y.channel));
                 // SAFETY: pixels and channels of the layer, as many as the buffer holds.
                 unsafe {
                     let from = self.input.add(start * x.pixel + k * x.channel);

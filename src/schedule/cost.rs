@@ -144,6 +144,9 @@ impl Problem<'_> {
             let strips = width as f64 / tile.columns as f64;
             return Cost { arithmetic: strips * arithmetic, data: strips * data };
         }
+        if self.hidden > 0 {
+            return self.hidden_cost(tile, caches);
+        }
         let core = &self.core;
         let &Placed { input, output, kernel, .. } = self.window;
         let rows = output.height;
@@ -215,6 +218,53 @@ impl Problem<'_> {
             stream(2.0 * wide_out, if tile.interleaved { turn } else { held });
             stream((out_panels - 1.0) * wide_out, band + project_weights / out_panels);
         }
+        Cost { arithmetic, data }
+    }
+
+    /// The same for a block whose wide middle follows the depthwise convolution.
+    fn hidden_cost(&self, tile: &Tile, caches: &Caches) -> Cost {
+        let core = &self.core;
+        let &Placed { input, output, .. } = self.window;
+        let hidden = self.hidden.div_ceil(core.lanes);
+        let bands = output.height.div_ceil(tile.rows);
+        let slabs = hidden.div_ceil(tile.hidden.max(1));
+        let pixels = (output.height * output.width).div_ceil(bands);
+        let last = output.height - (bands - 1) * tile.rows;
+
+        let [bands, slabs, hidden, all] = [bands, slabs, hidden, self.vectors()].map(|n| n as f64);
+        let out = self.c_out.div_ceil(core.lanes) as f64;
+        let vectors = hidden / slabs;
+        let expand = core.pointwise(self.channels as f64, vectors, pixels);
+        let project = core.pointwise(vectors * core.lanes as f64, out, pixels);
+        let depthwise = (bands - 1.0) * core.depthwise(self.window, tile.rows)
+            + core.depthwise(self.window, last);
+        let turned = [(input, self.turned.c_in), (output, self.turned.c_out)]
+            .map(|(shape, c)| (shape.height * shape.width) as f64 * c.unwrap_or(0) as f64);
+        let turned = TURN * (turned[0] + turned[1]);
+        let arithmetic = bands * slabs * (expand + project) + all * depthwise + turned;
+
+        // Bytes: of the two buffers, of a band's outputs, of a slab's weights.
+        let lane = size_of::<f32>() as f64;
+        let vector = lane * core.lanes as f64;
+        let [band, middle] = [all, vectors].map(|n| n * vector * pixels as f64);
+        let thin = self.c_out as f64 * lane * pixels as f64;
+        let [expand, project] = [self.channels, self.c_out].map(|n| n as f64 * vectors * vector);
+        let held = self.bytes(tile) as f64;
+
+        let mut data = 0.0;
+        let mut stream = |bytes: f64, distance| data += bytes * caches.cycles_per_byte(distance);
+        // Weights again for each band; outputs as partial sums, from slab to slab.
+        stream(
+            (bands - 1.0) * slabs * (expand + project),
+            slabs * (expand + project) + held + thin,
+        );
+        stream(2.0 * bands * (slabs - 1.0) * thin, expand + project + middle + thin);
+        // The band again for each panel; the middle, written and read for each panel.
+        let panels = (hidden / core.panel as f64).max(1.0);
+        stream(bands * panels * band, band + expand * slabs / panels);
+        let panels = (out / core.panel as f64).max(1.0);
+        stream(bands * slabs * middle, middle);
+        stream(bands * slabs * panels * middle, middle + project / panels);
         Cost { arithmetic, data }
     }
 }

@@ -11,23 +11,27 @@
 //! on the way: the input rows that a band needs go into a ring of rows with channels
 //! last, and the band's output rows come out of another buffer.
 
+mod excite;
 mod stages;
 
 use core::ops::Range;
 
 use self::stages::At;
 use crate::activation::Activation;
+use crate::kernel::activate::Addend;
 use crate::kernel::parts::{Axis, Parts, by_image, share};
 use crate::layout::View;
-use crate::pack::{PackedDepthwise, PackedPointwise, Tail};
+use crate::pack::{PackedDepthwise, PackedNorm, PackedPointwise, Panel, Tail};
 use crate::shape::Placed;
 use crate::simd::{Kernel, Lanes};
 
 /// The size of a tile and of the two buffers that hold it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tile {
-    /// Output rows in a band.
+    /// Output rows that are taken at a time.
     pub(crate) rows: usize,
+    /// Output rows that the band holds: as many, or all.
+    pub(crate) band: usize,
     /// Output columns of a strip.
     pub(crate) columns: usize,
     /// Channel vectors in a slab.
@@ -37,6 +41,9 @@ pub(crate) struct Tile {
     /// Whether the depthwise convolution follows each expanded panel at once
     /// (fused) or waits for the whole slab (unfused).
     pub(crate) interleaved: bool,
+    /// Vectors of hidden channels in a slab; 0 in a block without them. The slab of
+    /// depthwise channels is then all of them.
+    pub(crate) hidden: usize,
 }
 
 /// How a block is cut into tasks. Where one task reads what others have written,
@@ -49,6 +56,9 @@ pub(crate) enum By {
     /// Image by image: channels, up to the depthwise output, then the projection
     /// along this axis.
     Channels(Axis),
+    /// Image by image: channels, up to the depthwise output and its means; the gate's
+    /// two stages, by their channels, which scales that output; then output rows.
+    Pooled,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,15 +70,24 @@ pub(crate) struct Cut {
 impl Cut {
     /// How often the tasks are run.
     pub(crate) fn phases(&self, batch: usize) -> usize {
-        if self.by == By::Rows { 1 } else { 2 * batch }
+        match self.by {
+            By::Rows => 1,
+            _ => self.phases_of_an_image() * batch,
+        }
     }
 
-    /// How many rings, bands and buffers for turned pixels there are: one for each
-    /// task or one for all.
-    pub(crate) fn buffers(&self) -> [usize; 3] {
+    fn phases_of_an_image(&self) -> usize {
+        if self.by == By::Pooled { 4 } else { 2 }
+    }
+
+    /// How many buffers of each kind of [`Buffers`] there are: one for each task or one
+    /// for all.
+    pub(crate) fn buffers(&self) -> [usize; 4] {
+        let each = self.tasks;
         match self.by {
-            By::Rows => [self.tasks; 3],
-            By::Channels(_) => [self.tasks, 1, 1],
+            By::Rows => [each, each, each, 0],
+            By::Channels(_) => [each, 1, 1, 0],
+            By::Pooled => [each, 1, each, 1],
         }
     }
 }
@@ -78,6 +97,32 @@ impl Cut {
 pub(crate) struct Stage<'a> {
     pub(crate) packed: &'a PackedPointwise,
     pub(crate) activation: Activation,
+}
+
+/// What a ConvNeXt block has before its projection: the depthwise output is
+/// normalised, and expanded slab by slab into a tile of a band's pixels by some
+/// hidden channels, which is projected at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Hidden<'a> {
+    pub(crate) norm: Option<&'a PackedNorm>,
+    pub(crate) expand: Stage<'a>,
+}
+
+/// A gate between the depthwise convolution and what follows: the means of all
+/// channels go through two 1x1 convolutions, whose result scales the channels.
+#[derive(Clone, Copy)]
+pub(crate) struct Excite<'a> {
+    pub(crate) reduce: Stage<'a>,
+    pub(crate) expand: Stage<'a>,
+}
+
+/// What is added to the output.
+#[derive(Clone, Copy)]
+pub(crate) enum Source {
+    /// The input; and which of its columns to the first one of the output.
+    Input(usize),
+    /// What the hidden channels are made of.
+    Depthwise,
 }
 
 /// A block ready to run on some images.
@@ -90,23 +135,36 @@ pub(crate) struct Block<'a> {
     pub(crate) stem: Option<Placed>,
     pub(crate) depthwise: &'a PackedDepthwise,
     pub(crate) depthwise_activation: Activation,
+    /// The cut is [`By::Pooled`] then.
+    pub(crate) excite: Option<Excite<'a>>,
+    pub(crate) hidden: Option<Hidden<'a>>,
     /// None: the depthwise convolution writes the output, there is no band.
     pub(crate) project: Option<Stage<'a>>,
-    /// Whether the input is added to the output, and which of its columns to the
-    /// first one.
-    pub(crate) residual: Option<usize>,
+    pub(crate) residual: Option<Source>,
     pub(crate) tile: Tile,
     pub(crate) cut: Cut,
     pub(crate) input: *const f32,
     pub(crate) input_view: View,
     pub(crate) output: *mut f32,
     pub(crate) output_view: View,
-    /// The task's ring, [`Tile::ring_elements`] long, and its band,
-    /// [`Tile::band_elements`] or, where all tasks share it, as long for all vectors.
-    pub(crate) expanded: *mut f32,
+    pub(crate) buffers: Buffers,
+}
+
+/// The memory between the stages, a task's own or that of all.
+#[derive(Clone, Copy)]
+pub(crate) struct Buffers {
+    /// The expanded slab's ring, [`Tile::ring_elements`] long, and behind it the hidden
+    /// slab, [`Tile::hidden_elements`].
+    pub(crate) ring: *mut f32,
+    pub(crate) hidden: *mut f32,
+    /// The depthwise output, [`Tile::band_elements`] or, where all tasks share it, as
+    /// long for all vectors.
     pub(crate) band: *mut f32,
     /// Turned pixels, [`Tile::turned_elements`] long.
     pub(crate) turned: *mut f32,
+    /// The channels' means, then the gate, whole vectors of depthwise channels; behind
+    /// them what is between the gate's stages.
+    pub(crate) pooled: *mut f32,
 }
 
 /// Input rows with channels last: the image, or the ring of those that were turned.
@@ -151,12 +209,17 @@ impl Tile {
 
     /// f32 of the depthwise output's band.
     pub(crate) fn band_elements(&self, lanes: usize) -> usize {
-        self.vectors * self.rows * self.columns * lanes
+        self.vectors * self.band * self.columns * lanes
+    }
+
+    /// f32 of the hidden slab.
+    pub(crate) fn hidden_elements(&self, lanes: usize) -> usize {
+        self.hidden * self.rows * self.columns * lanes
     }
 
     /// f32 of the turned pixels: the ring of input rows, then the band of output rows.
     pub(crate) fn turned_elements(&self, window: &Placed, turned: &Turned<'_>) -> usize {
-        let [rows, columns] = [self.ring, window.reach(1, self.columns)];
+        let [rows, columns] = [window.reach(0, self.band), window.reach(1, self.columns)];
         let [rows, columns] = match turned.stem {
             None => [rows, columns],
             Some(stem) => [stem.reach(0, rows), stem.reach(1, columns)],
@@ -192,13 +255,17 @@ impl Kernel for Run<'_> {
 
     fn run<S: Lanes>(self, s: S) {
         let Self { block, phase, task } = self;
-        let (image, first) = (phase / 2, phase.is_multiple_of(2));
+        let phases = block.cut.phases_of_an_image();
+        let (image, phase) = (phase / phases, phase % phases);
         // SAFETY: `Run::new` has vouched for the task's part of every image.
         unsafe {
-            match block.cut.by {
-                By::Rows => block.rows(s, task),
-                By::Channels(_) if first => block.channels(s, image, task),
-                By::Channels(axis) => block.pixels(s, image, task, axis),
+            match (block.cut.by, phase) {
+                (By::Rows, _) => block.rows(s, task),
+                (_, 0) => block.image(image).channels(s, task),
+                (By::Channels(axis), _) => block.image(image).pixels(s, task, axis),
+                (By::Pooled, 1) => block.reduce(s, task),
+                (By::Pooled, 2) => block.excite(s, task),
+                (By::Pooled, _) => block.image(image).rest(s, task),
             }
         }
     }
@@ -225,62 +292,98 @@ impl Block<'_> {
         }
     }
 
-    /// Channels from the input to the band of all channels and rows.
-    unsafe fn channels<S: Lanes>(&self, s: S, image: usize, task: usize) {
-        let window = self.window;
-        let rows = 0..window.output.height;
-        let needed = window.input_rows(rows.clone());
-        let image = self.image(image);
-        // The band from the slab on; its ring begins anew with each slab.
-        let at = |slab: &Range<usize>| Self {
-            band: self
-                .band
-                .wrapping_add(slab.start * self.tile.rows * window.output.width * S::LANES),
-            ..image
-        };
-        // SAFETY: the vectors are the task's.
+    /// Channels of an image from the input to the band of all channels and rows.
+    unsafe fn channels<S: Lanes>(&self, s: S, task: usize) {
+        let height = self.window.output.height;
+        // SAFETY: the vectors are the task's, and so are its turned pixels.
         unsafe {
+            if self.input_view.is_planar() {
+                self.turn_input(s, self.image_rows(0..height));
+            }
             let Some(expand) = &self.expand else {
                 let slab = share(self.vectors::<S>(), self.cut.tasks, task);
                 if !slab.is_empty() {
-                    at(&slab).depthwise_band(s, &slab, slab.clone(), rows);
+                    self.depthwise_band(s, &slab, slab.clone(), 0..height);
+                    self.pool(s, slab);
                 }
                 return;
             };
             let panels = &expand.packed.panels;
             for panel in &panels[share(panels.len(), self.cut.tasks, task)] {
+                // The ring begins anew with each panel.
                 let slab = panel.first..panel.first + panel.vectors;
-                image.expand_panel(s, expand, &slab, panel, needed.clone());
-                at(&slab).depthwise_band(s, &slab, slab.clone(), rows.clone());
+                let mut expanded_to = 0;
+                for top in (0..height).step_by(self.tile.rows) {
+                    let rows = top..(top + self.tile.rows).min(height);
+                    let needed = self.window.input_rows(rows.clone());
+                    let new = needed.start.max(expanded_to)..needed.end.max(expanded_to);
+                    expanded_to = new.end;
+                    self.expand_panel(s, expand, &slab, panel, new);
+                    self.depthwise_band(s, &slab, slab.clone(), rows);
+                }
+                self.pool(s, slab);
             }
         }
     }
 
-    /// The projection of the whole band: some pixels, or some output channels.
-    unsafe fn pixels<S: Lanes>(&self, s: S, image: usize, task: usize, axis: Axis) {
+    /// The projection of an image's whole band: some pixels, or some output channels.
+    unsafe fn pixels<S: Lanes>(&self, s: S, task: usize, axis: Axis) {
         let output = self.window.output;
         let Some(stage) = &self.project else { return };
         let panels = &stage.packed.panels;
         let parts = Parts { axis, tasks: self.cut.tasks };
         let [pixels, part] = parts.ranges(task, [output.height * output.width, panels.len()]);
         let slab = 0..self.vectors::<S>();
-        let image = self.image(image);
         let at = At {
-            band: self.band.wrapping_add(pixels.start * S::LANES),
-            output: image.output.wrapping_add(pixels.start * self.output_view.pixel),
+            band: self.buffers.band.wrapping_add(pixels.start * S::LANES),
+            plane: self.band_plane::<S>(),
+            output: self.output.wrapping_add(pixels.start * self.output_view.pixel),
             output_pixel: self.output_view.pixel,
-            residual: image.input.wrapping_add(pixels.start * self.input_view.pixel),
-            residual_pixel: self.input_view.pixel,
+            residual: match self.residual {
+                None => Addend::NONE,
+                Some(_) => Addend {
+                    start: self.input.wrapping_add(pixels.start * self.input_view.pixel),
+                    row: self.input_view.pixel,
+                    vector: S::LANES,
+                },
+            },
         };
         // SAFETY: the band is complete; pixels and channels are the task's, and rows
         // follow each other as pixels do, or there would be no such cut.
-        unsafe { image.project(s, stage, &at, &slab, pixels.len(), &panels[part]) };
+        unsafe { self.project(s, stage, &at, &slab, pixels.len(), &panels[part]) };
+    }
+
+    /// Output rows of an image from its whole band on.
+    unsafe fn rest<S: Lanes>(&self, s: S, task: usize) {
+        let slab = 0..self.vectors::<S>();
+        let all = share(self.window.output.height, self.cut.tasks, task);
+        for top in all.clone().step_by(self.tile.rows) {
+            let rows = top..(top + self.tile.rows).min(all.end);
+            // SAFETY: the band is complete, and the rows are the task's.
+            unsafe {
+                self.finish_rows(s, &slab, rows.clone());
+                if self.output_view.is_planar() {
+                    self.turn_output::<S, true>(s, rows, 0..self.c_out());
+                }
+            }
+        }
     }
 }
 
 impl Block<'_> {
     fn vectors<S: Lanes>(&self) -> usize {
         self.depthwise.channels.div_ceil(S::LANES)
+    }
+
+    /// From one vector of the band to the next.
+    fn band_plane<S: Lanes>(&self) -> usize {
+        self.tile.band * self.window.output.width * S::LANES
+    }
+
+    /// Where the band has an output row that is taken as the first of some.
+    fn band_row<S: Lanes>(&self, row: usize) -> usize {
+        let whole = self.cut.by != By::Rows;
+        if whole { row * self.window.output.width * S::LANES } else { 0 }
     }
 
     /// The block at one image of the batch.
@@ -305,11 +408,20 @@ impl Block<'_> {
         Self {
             window,
             stem,
-            residual: self.residual.map(|_| columns.start - first),
+            residual: self.residual.map(|source| match source {
+                Source::Input(_) => Source::Input(columns.start - first),
+                Source::Depthwise => source,
+            }),
             input: self.input.wrapping_add(self.input_view.at(0, 0, first)),
             output: self.output.wrapping_add(self.output_view.at(0, 0, columns.start)),
             ..*self
         }
+    }
+
+    /// The rows of the image that some output rows are made of.
+    fn image_rows(&self, rows: Range<usize>) -> Range<usize> {
+        let needed = self.window.input_rows(rows);
+        self.stem.map_or(needed.clone(), |stem| stem.input_rows(needed))
     }
 
     /// The window over the image.
@@ -322,8 +434,9 @@ impl Block<'_> {
         if self.input_view.is_planar() {
             let pixel = self.c_in();
             let row = self.first_window().input.width * pixel;
-            let ring = self.stem.map_or(self.tile.ring, |stem| stem.reach(0, self.tile.ring));
-            Rows { start: self.turned, row, pixel, ring }
+            let ring = self.window.reach(0, self.tile.band);
+            let ring = self.stem.map_or(ring, |stem| stem.reach(0, ring));
+            Rows { start: self.buffers.turned, row, pixel, ring }
         } else {
             let View { row, pixel, .. } = self.input_view;
             Rows { start: self.input, row, pixel, ring: self.first_window().input.height }
@@ -348,10 +461,7 @@ impl Block<'_> {
     /// tile, which is at least as wide as any panel.
     fn slab(&self, first: usize, vectors: usize) -> Range<usize> {
         let limit = (first + self.tile.vectors).min(vectors);
-        let end = self.expand.map_or(limit, |expand| {
-            let ends = expand.packed.panels.iter().map(|p| p.first + p.vectors);
-            ends.take_while(|&end| end <= limit).last().unwrap_or(limit)
-        });
+        let end = self.expand.map_or(limit, |expand| panels_end(&expand.packed.panels, limit));
         first..end
     }
 
@@ -373,10 +483,12 @@ impl Block<'_> {
             // SAFETY: rows and slab are within the block's.
             unsafe {
                 if self.input_view.is_planar() && (first || !once) {
-                    match &self.stem {
-                        None => self.turn_input(s, new.clone()),
-                        Some(stem) => self.turn_input(s, stem.input_rows(needed)),
-                    }
+                    let rows = if self.stem.is_some() {
+                        self.image_rows(rows.clone())
+                    } else {
+                        new.clone()
+                    };
+                    self.turn_input(s, rows);
                 }
                 match &self.expand {
                     None => self.depthwise_band(s, &slab, slab.clone(), rows.clone()),
@@ -403,15 +515,21 @@ impl Block<'_> {
                     if self.project.is_some() && !first && !once {
                         self.turn_output::<S, false>(s, rows.clone(), channels.clone());
                     }
-                    self.project_rows(s, &slab, rows.clone());
+                    self.finish_rows(s, &slab, rows.clone());
                     if self.project.is_none() || last || !once {
                         self.turn_output::<S, true>(s, rows.clone(), channels);
                     }
                 } else {
-                    self.project_rows(s, &slab, rows.clone());
+                    self.finish_rows(s, &slab, rows.clone());
                 }
             }
             top = rows.end;
         }
     }
+}
+
+/// The end of the last whole panel up to vector `limit`; the limit where none is.
+fn panels_end(panels: &[Panel], limit: usize) -> usize {
+    let ends = panels.iter().map(|panel| panel.first + panel.vectors);
+    ends.take_while(|&end| end <= limit).last().unwrap_or(limit)
 }

@@ -1,25 +1,58 @@
-//! The stages of a tile: what is turned, expanded, filtered, projected.
+//! The stages of a tile: what is turned, expanded, filtered, normalised, projected.
 //!
 //! Safety of all of them is as for [`Run::new`](super::Run::new), for the rows and
 //! vectors that they are given.
 
 use core::ops::Range;
 
-use super::{Block, Rows, Stage};
+use super::{Block, By, Hidden, Rows, Source, Stage, panels_end};
+use crate::kernel::activate::Addend;
+use crate::kernel::normalise::normalise;
 use crate::kernel::transpose::transpose;
 use crate::kernel::{depthwise, pointwise, stem};
 use crate::layout::View;
-use crate::pack::Panel;
+use crate::pack::{PackedPointwise, Panel};
 use crate::simd::Lanes;
 
-/// Where a run of pixels is in the band, the output and what is added to it. In the
-/// latter two pixels are so far apart.
+/// Where a run of pixels is in the band, or among the hidden channels, in the output,
+/// whose pixels are so far apart, and in what is added to it.
 pub(super) struct At {
     pub(super) band: *const f32,
+    pub(super) plane: usize,
     pub(super) output: *mut f32,
     pub(super) output_pixel: usize,
-    pub(super) residual: *const f32,
-    pub(super) residual_pixel: usize,
+    pub(super) residual: Addend,
+}
+
+impl Stage<'_> {
+    /// Whole vectors of a panel at `c`, summed over all channels, but for the input.
+    pub(super) fn whole<S: Lanes>(
+        &self,
+        panel: &Panel,
+        c: *mut f32,
+        c_vector: usize,
+    ) -> pointwise::Args {
+        let PackedPointwise { c_in, weights, bias, .. } = self.packed;
+        let first = panel.first * S::LANES;
+        pointwise::Args {
+            a: core::ptr::null(),
+            a_row: 0,
+            a_block: 0,
+            k: *c_in,
+            b: weights.as_ptr().wrapping_add(first * c_in),
+            ahead: panel.vectors * S::LANES * c_in,
+            c,
+            c_row: S::LANES,
+            c_vector,
+            last_lanes: S::LANES,
+            pixel_lanes: panel.pixel_lanes::<S>(),
+            start: pointwise::Start::Bias(bias.as_ptr().wrapping_add(first)),
+            epilogue: Some(pointwise::Epilogue {
+                finish: self.activation.finish(),
+                residual: Addend::NONE,
+            }),
+        }
+    }
 }
 
 impl Block<'_> {
@@ -53,10 +86,10 @@ impl Block<'_> {
             // Behind the ring of input rows.
             let ring = match self.input_view.is_planar() {
                 true => self.input_rows(),
-                false => Rows { start: self.turned, row: 0, pixel: 0, ring: 0 },
+                false => Rows { start: self.buffers.turned, row: 0, pixel: 0, ring: 0 },
             };
             let c_out = self.c_out();
-            let start = self.turned.wrapping_add(ring.ring * ring.row);
+            let start = self.buffers.turned.wrapping_add(ring.ring * ring.row);
             (start, self.window.output.width * c_out, c_out)
         } else {
             (self.output.wrapping_add(rows.start * row), row, pixel)
@@ -102,7 +135,6 @@ impl Block<'_> {
     ) {
         let width = self.window.input.width;
         let plane = self.tile.ring * width * S::LANES;
-        let c_in = stage.packed.c_in;
         let input = self.input_rows();
         let mut row = new.start;
         while row < new.end {
@@ -113,30 +145,14 @@ impl Block<'_> {
                 Some(_) => 1,
             };
             // SAFETY: input rows below the image's height; ring rows below
-            // tile.ring; the slab's vectors; whole vectors of packed weights.
+            // tile.ring; the slab's vectors.
             unsafe {
+                let to = (panel.first - slab.start) * plane + slot * width * S::LANES;
                 let args = pointwise::Args {
                     a: input.at(row),
                     a_row: input.pixel,
                     a_block: S::LANES,
-                    k: c_in,
-                    b: stage.packed.weights.as_ptr().add(panel.first * S::LANES * c_in),
-                    ahead: panel.vectors * S::LANES * c_in,
-                    c: self
-                        .expanded
-                        .add((panel.first - slab.start) * plane + slot * width * S::LANES),
-                    c_row: S::LANES,
-                    c_vector: plane,
-                    last_lanes: S::LANES,
-                    pixel_lanes: panel.pixel_lanes::<S>(),
-                    start: pointwise::Start::Bias(
-                        stage.packed.bias.as_ptr().add(panel.first * S::LANES),
-                    ),
-                    epilogue: Some(pointwise::Epilogue {
-                        finish: stage.activation.finish(),
-                        residual: core::ptr::null(),
-                        residual_row: 0,
-                    }),
+                    ..stage.whole::<S>(panel, self.buffers.ring.add(to), plane)
                 };
                 match &self.stem {
                     None => pointwise::panel(s, &args, panel.vectors, rows * width),
@@ -161,9 +177,10 @@ impl Block<'_> {
         let window = &self.window;
         let channels = self.depthwise.channels;
         let width = window.input.width;
-        let band_row = window.output.width * S::LANES;
         let plane = self.tile.ring * width * S::LANES;
         let first = vectors.start;
+        // A band of all rows has all vectors.
+        let band_first = if self.cut.by == By::Rows { first - slab.start } else { first };
         // The last vector of an image's pixel overlaps or is narrow; ring and band
         // hold whole vectors.
         let [mut overlap, mut lanes] = [0, S::LANES];
@@ -177,15 +194,19 @@ impl Block<'_> {
         unsafe {
             let mut args = depthwise::Args {
                 window,
-                input: self.expanded.wrapping_add((first - slab.start) * plane).cast_const(),
+                input: self.buffers.ring.wrapping_add((first - slab.start) * plane).cast_const(),
                 input_row: width * S::LANES,
                 input_column: S::LANES,
                 input_vector: plane,
                 ring: self.tile.ring,
-                output: self.band.wrapping_add((first - slab.start) * self.tile.rows * band_row),
-                output_row: band_row,
+                output: self
+                    .buffers
+                    .band
+                    .wrapping_add(band_first * self.band_plane::<S>())
+                    .wrapping_add(self.band_row::<S>(rows.start)),
+                output_row: window.output.width * S::LANES,
                 output_column: S::LANES,
-                output_vector: self.tile.rows * band_row,
+                output_vector: self.band_plane::<S>(),
                 weights: self
                     .depthwise
                     .weights
@@ -232,12 +253,71 @@ impl Block<'_> {
         }
     }
 
-    /// [`project`](Self::project) for the band's rows and all output channels.
-    pub(super) unsafe fn project_rows<S: Lanes>(
+    /// What follows when the slab's depthwise output of some rows is in the band.
+    pub(super) unsafe fn finish_rows<S: Lanes>(
         &self,
         s: S,
         slab: &Range<usize>,
         rows: Range<usize>,
+    ) {
+        // SAFETY: passed on.
+        unsafe {
+            match &self.hidden {
+                None => {
+                    let plane = self.band_plane::<S>();
+                    let band = self.buffers.band.wrapping_add(self.band_row::<S>(rows.start));
+                    self.project_rows(s, slab, rows, (band, plane));
+                }
+                Some(hidden) => self.hidden_rows(s, hidden, rows),
+            }
+        }
+    }
+
+    /// From the band of all channels through the hidden channels to the output.
+    unsafe fn hidden_rows<S: Lanes>(&self, s: S, hidden: &Hidden<'_>, rows: Range<usize>) {
+        let width = self.window.output.width;
+        let pixels = rows.len() * width;
+        let band = self.buffers.band.wrapping_add(self.band_row::<S>(rows.start));
+        let [band_plane, plane] = [self.band_plane::<S>(), self.tile.rows * width * S::LANES];
+        let channels = self.depthwise.channels;
+        let tile = self.buffers.hidden;
+        let panels = &hidden.expand.packed.panels;
+        let vectors = panels.last().map_or(0, |panel| panel.first + panel.vectors);
+        // SAFETY: the band is complete, the tile holds a slab of its pixels.
+        unsafe {
+            if let Some(norm) = hidden.norm {
+                normalise(s, norm, channels, (band, band_plane), pixels);
+            }
+            let mut first = 0;
+            while first < vectors {
+                let limit = (first + self.tile.hidden).min(vectors);
+                let slab = first..panels_end(panels, limit);
+                for panel in panels.iter().filter(|panel| slab.contains(&panel.first)) {
+                    let args = pointwise::Args {
+                        a: band,
+                        a_row: S::LANES,
+                        a_block: band_plane,
+                        ..hidden.expand.whole::<S>(
+                            panel,
+                            tile.add((panel.first - first) * plane),
+                            plane,
+                        )
+                    };
+                    pointwise::panel(s, &args, panel.vectors, pixels);
+                }
+                self.project_rows(s, &slab, rows.clone(), (tile, plane));
+                first = slab.end;
+            }
+        }
+    }
+
+    /// [`project`](Self::project) for a band's rows and all output channels.
+    unsafe fn project_rows<S: Lanes>(
+        &self,
+        s: S,
+        slab: &Range<usize>,
+        rows: Range<usize>,
+        (band, plane): (*const f32, usize),
     ) {
         let Some(stage) = &self.project else { return };
         let width = self.window.output.width;
@@ -249,15 +329,32 @@ impl Block<'_> {
             let left = row..rows.end;
             let flat = if step == width * pixel { left.len() } else { 1 };
             let count = match self.residual {
-                Some(_) => input.together(&left, width).min(flat),
-                None => flat,
+                Some(Source::Input(_)) => input.together(&left, width).min(flat),
+                _ => flat,
+            };
+            let pixels = (row - rows.start) * width;
+            let residual = match self.residual {
+                None => Addend::NONE,
+                Some(Source::Input(first)) => Addend {
+                    start: input.at(row).wrapping_add(first * input.pixel),
+                    row: input.pixel,
+                    vector: S::LANES,
+                },
+                Some(Source::Depthwise) => Addend {
+                    start: self
+                        .buffers
+                        .band
+                        .wrapping_add(self.band_row::<S>(rows.start) + pixels * S::LANES),
+                    row: S::LANES,
+                    vector: self.band_plane::<S>(),
+                },
             };
             let at = At {
-                band: self.band.wrapping_add((row - rows.start) * width * S::LANES),
+                band: band.wrapping_add(pixels * S::LANES),
+                plane,
                 output: output.wrapping_add((row - rows.start) * step),
                 output_pixel: pixel,
-                residual: input.at(row).wrapping_add(self.residual.unwrap_or(0) * input.pixel),
-                residual_pixel: input.pixel,
+                residual,
             };
             let panels = &stage.packed.panels;
             // SAFETY: passed on.
@@ -288,7 +385,7 @@ impl Block<'_> {
                 let args = pointwise::Args {
                     a: at.band,
                     a_row: S::LANES,
-                    a_block: self.tile.rows * self.window.output.width * S::LANES,
+                    a_block: at.plane,
                     k: channels.len(),
                     b: packed
                         .weights
@@ -308,12 +405,7 @@ impl Block<'_> {
                     },
                     epilogue: last.then(|| pointwise::Epilogue {
                         finish: stage.activation.finish(),
-                        residual: if self.residual.is_some() {
-                            at.residual.add(first)
-                        } else {
-                            core::ptr::null()
-                        },
-                        residual_row: at.residual_pixel,
+                        residual: at.residual.skip(panel.first * at.residual.vector),
                     }),
                 };
                 pointwise::panel(s, &args, panel.vectors, pixels);

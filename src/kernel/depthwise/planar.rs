@@ -8,7 +8,7 @@
 use core::ops::Range;
 
 use crate::activation::Finish;
-use crate::kernel::activate::{Stored, activate};
+use crate::kernel::activate::{Addend, Stored, activate};
 use crate::pack::{PackedDepthwise, Tail};
 use crate::shape::Placed;
 use crate::simd::{Lanes, load_every};
@@ -416,8 +416,7 @@ impl<S: Lanes> Plane<'_, S> {
                     pixels: R,
                     vectors: 1,
                     last_lanes: column.lanes,
-                    residual: core::ptr::null(),
-                    residual_row: 0,
+                    residual: Addend::NONE,
                 };
                 // SAFETY: the tile just written.
                 unsafe { activate(s, &self.args.finish, &stored) }

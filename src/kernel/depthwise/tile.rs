@@ -9,7 +9,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::Args;
 use crate::activation::Finish;
-use crate::kernel::activate::{Stored, activate};
+use crate::kernel::activate::{Addend, Stored, activate};
 use crate::shape::Placed;
 use crate::simd::Lanes;
 
@@ -220,8 +220,7 @@ unsafe fn walk<
                             pixels: C,
                             vectors: 1,
                             last_lanes: lanes,
-                            residual: core::ptr::null(),
-                            residual_row: 0,
+                            residual: Addend::NONE,
                         };
                         // SAFETY: the pixels just written.
                         unsafe { activate(s, &args.finish, &stored) }

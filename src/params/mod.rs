@@ -1,8 +1,12 @@
 //! A layer as its user holds it: shapes and borrowed weights, before packing.
 
+mod block;
+
 use crate::activation::Activation;
 use crate::error::{Error, Result};
 use crate::shape::{Padding, Window, elements};
+pub use block::{BottleneckParams, ConvNextParams, LayerNormParams, Residual, SqueezeExciteParams};
+pub(crate) use block::{First, check_residual};
 
 fn check_length(what: &'static str, expected: usize, slice: &[f32]) -> Result<()> {
     if slice.len() == expected {
@@ -230,108 +234,5 @@ impl<'a> ConvParams<'a> {
         let &Self { c_in, c_out, window: Window { kernel, .. }, weights, bias, activation } = self;
         let c_in = kernel[0] * kernel[1] * c_in;
         PointwiseParams { c_in, c_out, weights, bias, activation }
-    }
-}
-
-/// What comes before a block's depthwise convolution.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum First<'a> {
-    Expand(PointwiseParams<'a>),
-    Stem(ConvParams<'a>),
-}
-
-/// An inverted bottleneck: expand 1x1, depthwise, project 1x1, and the input
-/// added to the result where asked (Sandler et al. 2018, MobileNetV2, section 3).
-///
-/// The paper's projection is linear; give `project` an activation only where a
-/// network has one. Parts can be left out or be another: a network's stem in the
-/// place of the expansion, no expansion, no projection.
-#[derive(Debug, Clone, Copy)]
-pub struct BottleneckParams<'a> {
-    pub(crate) first: Option<First<'a>>,
-    pub(crate) depthwise: DepthwiseParams<'a>,
-    pub(crate) project: Option<PointwiseParams<'a>>,
-    pub(crate) residual: bool,
-}
-
-impl<'a> BottleneckParams<'a> {
-    /// A block without expansion: MobileNetV2's first, MobileNetV1's all.
-    pub fn new(depthwise: DepthwiseParams<'a>, project: PointwiseParams<'a>) -> Self {
-        Self { project: Some(project), ..Self::without_project(depthwise) }
-    }
-
-    /// A block that ends with the depthwise convolution: for networks that have
-    /// something between it and the projection.
-    pub fn without_project(depthwise: DepthwiseParams<'a>) -> Self {
-        Self { first: None, depthwise, project: None, residual: false }
-    }
-
-    /// Puts a 1x1 convolution before the depthwise one. The depthwise padding
-    /// is of its output: zeros, whatever the activation makes of zero.
-    #[must_use]
-    pub fn expand(mut self, expand: PointwiseParams<'a>) -> Self {
-        self.first = Some(First::Expand(expand));
-        self
-    }
-
-    /// Puts a full convolution before the depthwise one, in the place of an
-    /// expansion: a network's stem and first block in one.
-    #[must_use]
-    pub fn stem(mut self, stem: ConvParams<'a>) -> Self {
-        self.first = Some(First::Stem(stem));
-        self
-    }
-
-    /// Adds the block's input to its output.
-    #[must_use]
-    pub fn residual(mut self, residual: bool) -> Self {
-        self.residual = residual;
-        self
-    }
-
-    pub(crate) fn c_in(&self) -> usize {
-        match &self.first {
-            None => self.depthwise.channels,
-            Some(First::Expand(expand)) => expand.c_in,
-            Some(First::Stem(stem)) => stem.c_in,
-        }
-    }
-
-    pub(crate) fn c_out(&self) -> usize {
-        self.project.map_or(self.depthwise.channels, |project| project.c_out)
-    }
-
-    pub(crate) fn validate(&self) -> Result<()> {
-        let join = |stage, given, taken| {
-            if given == taken {
-                Ok(())
-            } else {
-                Err(Error::ChannelMismatch { stage, given, taken })
-            }
-        };
-        let given = match &self.first {
-            None => self.depthwise.channels,
-            Some(First::Expand(expand)) => {
-                expand.validate()?;
-                expand.c_out
-            }
-            Some(First::Stem(stem)) => {
-                stem.validate()?;
-                stem.c_out
-            }
-        };
-        join("depthwise", given, self.depthwise.channels)?;
-        self.depthwise.validate()?;
-        if self.depthwise.multiplier != 1 {
-            return Err(Error::MultiplierInBlock { multiplier: self.depthwise.multiplier });
-        }
-        if let Some(project) = &self.project {
-            join("project", self.depthwise.channels, project.c_in)?;
-            project.validate()
-        } else if self.residual {
-            Err(Error::ResidualWithoutProject)
-        } else {
-            Ok(())
-        }
     }
 }
