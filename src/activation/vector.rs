@@ -13,14 +13,14 @@ use crate::simd::{Lanes, Several};
 pub(super) fn exp<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]) -> [S::V; N] {
     // Past these exp is 0 or infinite in f32.
     let x = s.min(s.splat(89.0), s.max(s.splat(-104.0), x));
-    Exp::new(s, x, None).value(s)
+    Exp::new(s, x).value(s)
 }
 
 /// `1 / (1 + exp(-x))`, below zero as `exp(x) / (1 + exp(x))`.
 #[inline(always)]
 pub(super) fn sigmoid<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]) -> [S::V; N] {
     const POW2_100: f32 = 1.267_650_6e30;
-    let e = exp(s, s.neg(abs(s, x)));
+    let e = exp(s, s.neg(s.abs(x)));
     // 1 above zero, e below; between 0 and 2^-100 e is 1.
     let step = s.min(s.splat(1.0), s.mul(s.splat(POW2_100), x));
     s.div(s.max(e, step), s.add(s.splat(1.0), e))
@@ -35,7 +35,7 @@ pub(super) fn silu<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]) -> 
         110.0,
         #[inline(always)]
         |u| {
-            let e = Exp::new(s, s.neg(u), None);
+            let e = Exp::new(s, s.neg(u));
             e.times(s, s.div(u, s.add(s.splat(1.0), e.value(s))))
         },
     )
@@ -63,7 +63,7 @@ pub(super) fn gelu_tanh<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]
             let (z, rounded) = product(s, cube, s.splat(SCALE[0]));
             let lost = s.mul_add(lost, s.splat(SCALE[0]), rounded);
             let lost = s.mul_add(cube, s.splat(SCALE[1]), lost);
-            let e = Exp::new(s, z, Some(lost));
+            let e = Exp::of_scaled(s, 1.0, z, Some(lost));
             e.times(s, s.div(u, s.add(s.splat(1.0), e.value(s))))
         },
     )
@@ -95,11 +95,11 @@ pub(super) fn gelu<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]) -> 
         14.75,
         #[inline(always)]
         |u| {
-            let (z, lost) = product(s, s.mul(u, s.splat(-0.5)), u);
-            let e = Exp::new(s, z, Some(lost));
+            let (square, lost) = product(s, u, u);
+            let e = Exp::of_scaled(s, -0.5, square, Some(lost));
             let b = s.div(u, s.add(u, s.splat(K)));
-            let w = s.mul_add(b, s.splat(2.0), s.splat(-1.0));
-            e.times(s, s.mul(b, polynomial(s, TAIL, w)))
+            let half_w = s.sub(b, s.splat(0.5));
+            e.times(s, s.mul(b, polynomial(s, TAIL, 2.0, half_w)))
         },
     )
 }
@@ -112,13 +112,8 @@ fn less_tail<S: Lanes, const N: usize>(
     end: f32,
     tail: impl FnOnce([S::V; N]) -> [S::V; N],
 ) -> [S::V; N] {
-    let u = s.min(s.splat(end), abs(s, x));
+    let u = s.min(s.splat(end), s.abs(x));
     s.sub(s.max(s.splat(0.0), x), tail(u))
-}
-
-#[inline(always)]
-fn abs<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]) -> [S::V; N] {
-    s.max(s.neg(x), x)
 }
 
 /// `a * b` and what its rounding lost.
@@ -132,24 +127,28 @@ fn product<S: Lanes, const N: usize>(
     (product, s.product_error(a, b, product))
 }
 
-/// Coefficients of the highest power first.
+/// A polynomial of `scale x`, coefficients of the highest power first. The scale goes
+/// into them: a power of two, which rounds nothing.
 #[inline(always)]
 fn polynomial<S: Lanes, const N: usize, const D: usize>(
     s: Several<S, N>,
     coefficients: [f32; D],
+    scale: f32,
     x: [S::V; N],
 ) -> [S::V; N] {
-    let mut sum = s.splat(coefficients[0]);
-    for (i, &c) in coefficients.iter().enumerate().skip(1) {
+    let scaled = |i: usize| s.splat((i + 1..D).fold(coefficients[i], |c, _| c * scale));
+    let mut sum = scaled(0);
+    for i in 1..D {
         // What the last two steps lose is hardly scaled down by later ones.
         let near = i + 2 >= D;
-        let c = s.splat(c);
+        let c = scaled(i);
         sum = if near { s.mul_add_near(sum, x, c) } else { s.mul_add(sum, x, c) };
     }
     sum
 }
 
-/// An exponential `(1 + slope r) 2^n`, not yet rounded to an f32.
+/// An exponential `(1 + slope r) 2^n`, not yet rounded to an f32. A scale of the
+/// argument is in the slope.
 struct Exp<S: Lanes, const N: usize> {
     slope: [S::V; N],
     r: [S::V; N],
@@ -157,25 +156,32 @@ struct Exp<S: Lanes, const N: usize> {
 }
 
 impl<S: Lanes, const N: usize> Exp<S, N> {
-    /// `exp(x + lost)`, for `|x| < 120` and a `lost` that is small beside `x`.
+    /// `exp(x)`, for `|x| < 120`.
+    #[inline(always)]
+    fn new(s: Several<S, N>, x: [S::V; N]) -> Self {
+        Self::of_scaled(s, 1.0, x, None)
+    }
+
+    /// `exp(scale (x + lost))`, for `|scale x| < 120`, a `lost` that is small beside `x`
+    /// and a power of two, which costs nothing.
     ///
-    /// `x = n ln 2 + r` with `|r| <= ln 2 / 2` (Cody and Waite 1980: `ln 2` in two
+    /// With a scale of 1, `x = n ln 2 + r` with `|r| <= ln 2 / 2` (Cody and Waite 1980: `ln 2` in two
     /// parts, so that `r` loses nothing), then a polynomial of `r`, relative
     /// minimax error 3.1e-9.
     #[inline(always)]
-    fn new(s: Several<S, N>, x: [S::V; N], lost: Option<[S::V; N]>) -> Self {
+    fn of_scaled(s: Several<S, N>, scale: f32, x: [S::V; N], lost: Option<[S::V; N]>) -> Self {
         const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
         const SLOPE: [f32; 6] =
             [0.001_381_454, 0.008_368_745, 0.041_668_39, 0.166_665_21, 0.499_999_94, 1.0];
         // Adding and subtracting 1.5 * 2^23 rounds to an integer.
         let round = s.splat(12_582_912.0);
-        let n = s.sub(s.mul_add(x, s.splat(core::f32::consts::LOG2_E), round), round);
-        let r = s.mul_add(n, s.splat(-LN2[0]), x);
-        let mut r = s.mul_add(n, s.splat(-LN2[1]), r);
+        let n = s.sub(s.mul_add(x, s.splat(scale * core::f32::consts::LOG2_E), round), round);
+        let r = s.mul_add(n, s.splat(-LN2[0] / scale), x);
+        let mut r = s.mul_add(n, s.splat(-LN2[1] / scale), r);
         if let Some(lost) = lost {
             r = s.add(r, lost);
         }
-        Self { slope: polynomial(s, SLOPE, r), r, n }
+        Self { slope: polynomial(s, SLOPE.map(|c| c * scale), scale, r), r, n }
     }
 
     #[inline(always)]

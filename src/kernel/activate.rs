@@ -55,11 +55,11 @@ pub(crate) unsafe fn activate<S: Lanes>(s: S, finish: &Finish, stored: &Stored) 
             activation.in_its_arm(
                 #[inline(always)]
                 |activation| {
-                    // SAFETY: passed on. The vectors of an activation and what it needs
-                    // of them later take some eight registers.
+                    // SAFETY: passed on. A vector and what is needed of it later take some
+                    // three registers, the constants the others.
                     unsafe {
                         if S::REGISTERS >= 32 {
-                            by_pixels::<S, 4>(s, activation, stored);
+                            by_pixels::<S, 6>(s, activation, stored);
                         } else {
                             by_pixels::<S, 2>(s, activation, stored);
                         }

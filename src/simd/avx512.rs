@@ -69,6 +69,11 @@ unsafe impl Lanes for Avx512 {
     fn sub(self, a: __m512, b: __m512) -> __m512 {
         self.avx512f._mm512_sub_ps(a, b)
     }
+    // The ports of multiply-adds have no part in it.
+    #[inline(always)]
+    fn abs(self, x: __m512) -> __m512 {
+        self.avx512f._mm512_abs_ps(x)
+    }
     #[inline(always)]
     fn mul(self, a: __m512, b: __m512) -> __m512 {
         self.avx512f._mm512_mul_ps(a, b)

@@ -98,6 +98,11 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
     fn neg(self, x: Self::V) -> Self::V {
         self.sub(self.splat(-0.0), x)
     }
+    /// `|x|`
+    #[inline(always)]
+    fn abs(self, x: Self::V) -> Self::V {
+        self.max(self.neg(x), x)
+    }
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once where the instruction set can.

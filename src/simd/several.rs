@@ -30,6 +30,7 @@ impl<S: Lanes, const N: usize> Several<S, N> {
     elementwise! {
         add(a, b);
         neg(x);
+        abs(x);
         sub(a, b);
         mul(a, b);
         div(a, b);
