@@ -6,7 +6,6 @@
 use core::ops::Range;
 
 use alloc::format;
-use alloc::string::String;
 
 use crate::error::{Error, Result};
 use crate::executor::MOST_TASKS;
@@ -89,9 +88,20 @@ impl Work<'_> {
         let units = if self.problem.expand { self.expand.len() } else { self.vectors() };
         if self.pooled > 0 {
             let tasks = tasks.min(units.max(output.height));
-            let (tile, why) = self.pooled_tile(options);
-            let decision = Decision { tile, fused: true, why };
-            return (Cut { by: By::Pooled, tasks }, decision);
+            let asked = match options.schedule {
+                Schedule::Tiled { .. } => *options,
+                _ => options.schedule(Schedule::Fused),
+            };
+            let tile = self.problem.decide(&asked).tile;
+            // Sums go along whole rows.
+            let kept = self.problem.keeps(&options.caches) || tile.columns < output.width;
+            let (tile, why) = match kept {
+                true => (self.pooled_tile(options), "is kept for the gate"),
+                false => (tile, "is computed again after the gate"),
+            };
+            let kib = self.problem.depthwise_bytes() >> 10;
+            let why = format!("the depthwise output, {kib} KiB, {why}");
+            return (Cut { by: By::Pooled { kept }, tasks }, Decision { tile, fused: true, why });
         }
         let axis = self.projection(tasks).1.axis;
         let rows = Cut { by: By::Rows, tasks: tasks.min(output.batch * output.height) };
@@ -110,9 +120,9 @@ impl Work<'_> {
         let Problem { window, expand, project, turned, core: Core { lanes, .. }, .. } =
             self.problem;
         let ring = if expand { tile.ring_elements(window, lanes) } else { 0 };
-        let band = match cut.by {
-            By::Rows => *tile,
-            _ => Tile { vectors: self.vectors(), ..*tile },
+        let band = match cut.has_whole_band() {
+            true => Tile { vectors: self.vectors(), ..*tile },
+            false => *tile,
         };
         let band = if project { band.band_elements(lanes) } else { 0 };
         let (ring, turned) =
@@ -153,12 +163,14 @@ impl Work<'_> {
     }
 
     /// The tile of a task whose whole depthwise output is kept: a panel at a time, by as
-    /// many rows as leave the ring in a quarter of L2; and why.
-    fn pooled_tile(&self, options: &PlanOptions) -> (Tile, String) {
+    /// many rows as leave the ring in a quarter of L2.
+    fn pooled_tile(&self, options: &PlanOptions) -> Tile {
         let whole = self.tile();
+        let vectors = if self.problem.expand { whole.vectors } else { self.vectors() };
+        let whole = Tile { vectors, ..whole };
         let window = self.problem.window;
         let of_rows = |rows| Tile { rows, ring: window.reach(0, rows), ..whole };
-        let tile = match (options.schedule, self.problem.hidden) {
+        match (options.schedule, self.problem.hidden) {
             (Schedule::Tiled { rows, .. }, 0) => of_rows(rows.clamp(1, whole.rows)),
             (_, 0) => {
                 let fits = |rows: &usize| {
@@ -171,10 +183,7 @@ impl Work<'_> {
                 let Tile { rows, hidden, .. } = self.problem.decide(options).tile;
                 Tile { hidden, ..of_rows(rows) }
             }
-        };
-        let band = Tile { vectors: self.vectors(), ..tile };
-        let kib = (band.band_elements(self.problem.core.lanes) * size_of::<f32>()) >> 10;
-        (tile, format!("the depthwise output, {kib} KiB, is kept for the gate"))
+        }
     }
 
     /// The problem of the largest of the tasks that rows are cut into.
@@ -233,7 +242,7 @@ impl Work<'_> {
                 whole.saturating_mul(images as u64).saturating_add(part).saturating_add(PHASE)
             }
             // Not weighed against others.
-            By::Pooled => 0,
+            By::Pooled { .. } => 0,
             By::Channels(axis) => {
                 let pixels = output.height * output.width;
                 let parts = (0..tasks).map(|task| {

@@ -123,7 +123,7 @@ impl Packed {
         let pooled = self
             .excite
             .as_ref()
-            .map_or(0, |[reduce, _]| 2 * padded + reduce.packed.c_out.next_multiple_of(lanes));
+            .map_or(0, |[reduce, _]| Tile::pooled_elements(channels, reduce.packed.c_out, lanes));
         let work = Work { problem, expand, project: panels(self.project.as_ref()), pooled };
         let (cut, Decision { tile, fused, why }) = work.cut(options, tasks);
         let buffers = work.buffers(&cut, &tile);
@@ -306,7 +306,9 @@ impl BottleneckPlan {
             (1, _) => schedule,
             (tasks, By::Rows) => format!("{schedule}; {tasks} tasks by rows"),
             (tasks, By::Channels(_)) => format!("{schedule}; {tasks} tasks by channels"),
-            (tasks, By::Pooled) => format!("{schedule}; {tasks} tasks by channels, then rows"),
+            (tasks, By::Pooled { .. }) => {
+                format!("{schedule}; {tasks} tasks by channels, then rows")
+            }
         }
     }
 
@@ -323,19 +325,15 @@ impl BottleneckPlan {
     /// its end by as much again: what lies there had better not be what another
     /// task writes (it took up to 1.7 times as long).
     fn offsets(&self, task: usize) -> [usize; 4] {
-        let [(rings, ring), (_, band), (turners, turned), _] = self.pools();
-        match self.cut.by {
-            By::Rows => {
-                let start = task * (turned + band + ring);
-                [start + turned + band, start + turned, start, 0]
-            }
-            _ => {
-                let band_start = rings * ring;
-                let turned_start = band_start + band;
-                let turner = if turners > 1 { task } else { 0 };
-                let pooled = turned_start + turners * turned;
-                [task * ring, band_start, turned_start + turner * turned, pooled]
-            }
+        let [(rings, ring), (bands, band), (turners, turned), _] = self.pools();
+        let pooled = rings * ring + bands * band + turners * turned;
+        if self.cut.has_whole_band() {
+            let turner = if turners > 1 { task } else { 0 };
+            let turned = rings * ring + band + turner * turned;
+            [task * ring, rings * ring, turned, pooled]
+        } else {
+            let start = task * (turned + band + ring);
+            [start + turned + band, start + turned, start, pooled]
         }
     }
 

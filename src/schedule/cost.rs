@@ -221,6 +221,26 @@ impl Problem<'_> {
         Cost { arithmetic, data }
     }
 
+    /// Bytes of the depthwise output of an image.
+    pub(crate) fn depthwise_bytes(&self) -> usize {
+        let Placed { output, .. } = self.window;
+        output.height * output.width * self.vectors() * self.core.lanes * size_of::<f32>()
+    }
+
+    /// Whether the depthwise output of an image, which is needed again when all of it has
+    /// been seen, is kept rather than computed again.
+    pub(crate) fn keeps(&self, caches: &Caches) -> bool {
+        let bytes = self.depthwise_bytes() as f64;
+        let Placed { input, output, .. } = *self.window;
+        let (pixels, vectors) = (input.height * input.width, self.vectors() as f64);
+        let expand = match self.expand {
+            true => self.core.pointwise(self.c_in as f64, vectors, pixels),
+            false => 0.0,
+        };
+        let again = expand + vectors * self.core.depthwise(self.window, output.height);
+        2.0 * bytes * caches.cycles_per_byte(bytes) <= again
+    }
+
     /// The same for a block whose wide middle follows the depthwise convolution.
     fn hidden_cost(&self, tile: &Tile, caches: &Caches) -> Cost {
         let core = &self.core;

@@ -2,129 +2,163 @@
 //! al. 2018, section 3).
 //!
 //! The means are of a whole image, so the depthwise output is kept until they are
-//! there. Safety is as for [`Run::new`](super::Run::new), in the phases of
-//! [`By::Pooled`](super::By::Pooled).
+//! there, or computed again. Safety is as for [`Run::new`](super::Run::new), in the phases
+//! of [`By::Pooled`](super::By::Pooled).
 
 use core::ops::Range;
 
 use super::{Block, Stage};
-use crate::kernel::activate::Addend;
 use crate::kernel::parts::share;
 use crate::kernel::pointwise;
 use crate::pack::Panel;
 use crate::simd::Lanes;
 
 /// Sums that run side by side: a pixel belongs to one by its number.
-const SUMS: usize = 8;
+pub(super) const SUMS: usize = 8;
 
 impl Block<'_> {
-    /// The means of some vectors of the band.
-    pub(super) unsafe fn pool<S: Lanes>(&self, s: S, vectors: Range<usize>) {
+    /// Adds some rows of some vectors of the band to their sums; after the last row the
+    /// first sum is the mean.
+    pub(super) unsafe fn pool<S: Lanes>(&self, s: S, vectors: &Range<usize>, rows: Range<usize>) {
         if self.excite.is_none() {
             return;
         }
         let output = self.window.output;
-        let pixels = output.height * output.width;
+        let [before, pixels] = [rows.start, rows.len()].map(|rows| rows * output.width);
+        let (first, last) = (rows.start == 0, rows.end == output.height);
         s.enter(
             #[inline(always)]
             || {
                 for vector in vectors.clone() {
-                    let band = self.buffers.band.wrapping_add(vector * self.band_plane::<S>());
-                    let mut sums = [s.splat(0.0); SUMS];
-                    // SAFETY: pixels of the image.
-                    let load = |pixel| unsafe { s.load(band.add(pixel * S::LANES)) };
-                    let whole = pixels - pixels % SUMS;
-                    for first in (0..whole).step_by(SUMS) {
-                        for (i, sum) in sums.iter_mut().enumerate() {
-                            *sum = s.add(*sum, load(first + i));
+                    let band = self.band_at::<S>(vectors, vector, rows.start);
+                    let kept = self.buffers.pooled.wrapping_add(vector * SUMS * S::LANES);
+                    // The first pixel's sum first.
+                    let kept = |i: usize| kept.wrapping_add((before + i) % SUMS * S::LANES);
+                    // SAFETY: pixels of the band, and there are sums for each of its lanes.
+                    unsafe {
+                        let load = |pixel| s.load(band.add(pixel * S::LANES));
+                        let mut sums = [s.splat(0.0); SUMS];
+                        if !first {
+                            for (i, sum) in sums.iter_mut().enumerate() {
+                                *sum = s.load(kept(i));
+                            }
+                        }
+                        let whole = pixels - pixels % SUMS;
+                        for pixel in (0..whole).step_by(SUMS) {
+                            for (i, sum) in sums.iter_mut().enumerate() {
+                                *sum = s.add(*sum, load(pixel + i));
+                            }
+                        }
+                        for (pixel, sum) in (whole..pixels).zip(&mut sums) {
+                            *sum = s.add(*sum, load(pixel));
+                        }
+                        for (i, &sum) in sums.iter().enumerate() {
+                            s.store(kept(i), sum);
+                        }
+                        if last {
+                            let count = output.height * output.width;
+                            mean(s, self.buffers.pooled.add(vector * SUMS * S::LANES), count);
                         }
                     }
-                    for (pixel, sum) in (whole..pixels).zip(&mut sums) {
-                        *sum = s.add(*sum, load(pixel));
-                    }
-                    let mut n = SUMS;
-                    while n > 1 {
-                        n /= 2;
-                        for i in 0..n {
-                            sums[i] = s.add(sums[i], sums[i + n]);
-                        }
-                    }
-                    let mean = s.div(sums[0], s.splat(pixels as f32));
-                    // SAFETY: there is a mean for each lane of the band.
-                    unsafe { s.store(self.buffers.pooled.add(vector * S::LANES), mean) };
                 }
             },
         );
     }
 
+    /// The gate, and what is between its stages.
+    fn gate<S: Lanes>(&self) -> [*mut f32; 2] {
+        let channels = self.vectors::<S>() * S::LANES;
+        [SUMS, SUMS + 1].map(|n| self.buffers.pooled.wrapping_add(n * channels))
+    }
+
     /// The gate's first stage: some of its channels.
     pub(super) unsafe fn reduce<S: Lanes>(&self, s: S, task: usize) {
         let Some(excite) = &self.excite else { return };
-        let channels = self.vectors::<S>() * S::LANES;
-        let [means, middle] = [0, 2 * channels].map(|at| self.buffers.pooled.wrapping_add(at));
+        let [_, middle] = self.gate::<S>();
         let panels = &excite.reduce.packed.panels;
+        let means = (self.buffers.pooled.cast_const(), SUMS * S::LANES);
         for panel in &panels[share(panels.len(), self.cut.tasks, task)] {
             // SAFETY: all means are there, the panel is the task's.
             unsafe { one_pixel(s, &excite.reduce, panel, means, middle) };
         }
     }
 
-    /// Its second stage, of some channels, which are scaled with it.
+    /// Its second stage, of some channels, which are scaled with it if they were kept.
     pub(super) unsafe fn excite<S: Lanes>(&self, s: S, task: usize) {
         let Some(excite) = &self.excite else { return };
-        let channels = self.vectors::<S>() * S::LANES;
-        let [gate, middle] =
-            [channels, 2 * channels].map(|at| self.buffers.pooled.wrapping_add(at));
+        let [gate, middle] = self.gate::<S>();
         let panels = &excite.expand.packed.panels;
-        let output = self.window.output;
-        let pixels = output.height * output.width;
         for panel in &panels[share(panels.len(), self.cut.tasks, task)] {
+            let vectors = panel.first..panel.first + panel.vectors;
             // SAFETY: the gate's first stage is done, the panel's channels are the task's.
             unsafe {
-                one_pixel(s, &excite.expand, panel, middle, gate);
-                for vector in panel.first..panel.first + panel.vectors {
-                    let band = self.buffers.band.add(vector * self.band_plane::<S>());
-                    scale(s, band, pixels, gate.add(vector * S::LANES));
+                one_pixel(s, &excite.expand, panel, (middle, S::LANES), gate);
+                if self.cut.has_whole_band() {
+                    self.scale(s, &vectors, 0..self.window.output.height);
                 }
             }
         }
     }
+
+    /// Scales some rows of some vectors of the band, where there is a gate.
+    pub(super) unsafe fn scale<S: Lanes>(&self, s: S, vectors: &Range<usize>, rows: Range<usize>) {
+        if self.excite.is_none() {
+            return;
+        }
+        let [gate, _] = self.gate::<S>();
+        let pixels = rows.len() * self.window.output.width;
+        s.enter(
+            #[inline(always)]
+            || {
+                for vector in vectors.clone() {
+                    let band = self.band_at::<S>(vectors, vector, rows.start);
+                    // SAFETY: vectors of the band, and one of the gate.
+                    unsafe {
+                        let gate = s.load(gate.add(vector * S::LANES));
+                        for pixel in 0..pixels {
+                            let at = band.add(pixel * S::LANES);
+                            s.store(at, s.mul(s.load(at), gate));
+                        }
+                    }
+                }
+            },
+        );
+    }
 }
 
-/// A panel of a stage at one pixel, whose vectors are side by side.
+/// Makes the sums of a vector their mean over `count` pixels, in the place of the first.
+///
+/// # Safety
+/// `sums` is valid for [`SUMS`] vectors.
+#[inline(always)]
+unsafe fn mean<S: Lanes>(s: S, sums: *mut f32, count: usize) {
+    // SAFETY: the sums.
+    unsafe {
+        let mut sum: [S::V; SUMS] = core::array::from_fn(|i| s.load(sums.add(i * S::LANES)));
+        let mut n = SUMS;
+        while n > 1 {
+            n /= 2;
+            for i in 0..n {
+                sum[i] = s.add(sum[i], sum[i + n]);
+            }
+        }
+        s.store(sums, s.div(sum[0], s.splat(count as f32)));
+    }
+}
+
+/// A panel of a stage at one pixel, whose vectors are so far apart.
 unsafe fn one_pixel<S: Lanes>(
     s: S,
     stage: &Stage<'_>,
     panel: &Panel,
-    from: *const f32,
+    (from, step): (*const f32, usize),
     to: *mut f32,
 ) {
     let args = pointwise::Args {
         a: from,
-        a_block: S::LANES,
-        epilogue: Some(pointwise::Epilogue {
-            finish: stage.activation.finish(),
-            residual: Addend::NONE,
-        }),
+        a_block: step,
         ..stage.whole::<S>(panel, to.wrapping_add(panel.first * S::LANES), S::LANES)
     };
     // SAFETY: passed on.
     unsafe { pointwise::panel(s, &args, panel.vectors, 1) };
-}
-
-/// Multiplies `pixels` vectors by one.
-unsafe fn scale<S: Lanes>(s: S, band: *mut f32, pixels: usize, gate: *const f32) {
-    s.enter(
-        #[inline(always)]
-        || {
-            // SAFETY: vectors of the band, and one of the gate.
-            unsafe {
-                let gate = s.load(gate);
-                for pixel in 0..pixels {
-                    let at = band.add(pixel * S::LANES);
-                    s.store(at, s.mul(s.load(at), gate));
-                }
-            }
-        },
-    );
 }

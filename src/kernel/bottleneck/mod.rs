@@ -57,8 +57,9 @@ pub(crate) enum By {
     /// along this axis.
     Channels(Axis),
     /// Image by image: channels, up to the depthwise output and its means; the gate's
-    /// two stages, by their channels, which scales that output; then output rows.
-    Pooled,
+    /// two stages, by their channels; then output rows. The depthwise output is kept, and
+    /// scaled with the gate, or computed again.
+    Pooled { kept: bool },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +78,7 @@ impl Cut {
     }
 
     fn phases_of_an_image(&self) -> usize {
-        if self.by == By::Pooled { 4 } else { 2 }
+        if matches!(self.by, By::Pooled { .. }) { 4 } else { 2 }
     }
 
     /// How many buffers of each kind of [`Buffers`] there are: one for each task or one
@@ -87,8 +88,14 @@ impl Cut {
         match self.by {
             By::Rows => [each, each, each, 0],
             By::Channels(_) => [each, 1, 1, 0],
-            By::Pooled => [each, 1, each, 1],
+            By::Pooled { kept: true } => [each, 1, each, 1],
+            By::Pooled { kept: false } => [each, each, each, 1],
         }
+    }
+
+    /// Whether the band has all rows of all vectors, for all tasks.
+    pub(crate) fn has_whole_band(&self) -> bool {
+        !matches!(self.by, By::Rows | By::Pooled { kept: false })
     }
 }
 
@@ -162,8 +169,9 @@ pub(crate) struct Buffers {
     pub(crate) band: *mut f32,
     /// Turned pixels, [`Tile::turned_elements`] long.
     pub(crate) turned: *mut f32,
-    /// The channels' means, then the gate, whole vectors of depthwise channels; behind
-    /// them what is between the gate's stages.
+    /// For each vector of depthwise channels [`SUMS`](excite::SUMS) of sums, the first of
+    /// which becomes the mean; behind them the gate, in whole vectors, and what is
+    /// between its stages.
     pub(crate) pooled: *mut f32,
 }
 
@@ -217,6 +225,13 @@ impl Tile {
         self.hidden * self.rows * self.columns * lanes
     }
 
+    /// f32 of the gate's buffer, for `channels` depthwise channels and `squeezed` between
+    /// its stages.
+    pub(crate) fn pooled_elements(channels: usize, squeezed: usize, lanes: usize) -> usize {
+        let [channels, squeezed] = [channels, squeezed].map(|n| n.next_multiple_of(lanes));
+        (excite::SUMS + 1) * channels + squeezed
+    }
+
     /// f32 of the turned pixels: the ring of input rows, then the band of output rows.
     pub(crate) fn turned_elements(&self, window: &Placed, turned: &Turned<'_>) -> usize {
         let [rows, columns] = [window.reach(0, self.band), window.reach(1, self.columns)];
@@ -263,9 +278,9 @@ impl Kernel for Run<'_> {
                 (By::Rows, _) => block.rows(s, task),
                 (_, 0) => block.image(image).channels(s, task),
                 (By::Channels(axis), _) => block.image(image).pixels(s, task, axis),
-                (By::Pooled, 1) => block.reduce(s, task),
-                (By::Pooled, 2) => block.excite(s, task),
-                (By::Pooled, _) => block.image(image).rest(s, task),
+                (By::Pooled { .. }, 1) => block.reduce(s, task),
+                (By::Pooled { .. }, 2) => block.excite(s, task),
+                (By::Pooled { .. }, _) => block.image(image).rest(s, task),
             }
         }
     }
@@ -278,50 +293,63 @@ impl Block<'_> {
         let output = self.window.output;
         let rows = share(output.batch * output.height, self.cut.tasks, task);
         for (image, rows) in by_image(rows, output.height) {
-            let image = self.image(image);
-            for left in (0..output.width).step_by(self.tile.columns) {
-                let strip = image.strip(left..(left + self.tile.columns).min(output.width));
-                let mut first = 0;
-                while first < self.vectors::<S>() {
-                    let slab = self.slab(first, self.vectors::<S>());
-                    first = slab.end;
-                    // SAFETY: the image's rows are the task's.
-                    unsafe { strip.run_slab(s, slab, rows.clone()) };
-                }
+            // SAFETY: the image's rows are the task's.
+            unsafe { self.image(image).bands(s, &rows) };
+        }
+    }
+
+    /// Some output rows of an image from the input on.
+    unsafe fn bands<S: Lanes>(&self, s: S, rows: &Range<usize>) {
+        let width = self.window.output.width;
+        for left in (0..width).step_by(self.tile.columns) {
+            let strip = self.strip(left..(left + self.tile.columns).min(width));
+            let mut first = 0;
+            while first < self.vectors::<S>() {
+                let slab = self.slab(first, self.vectors::<S>());
+                first = slab.end;
+                // SAFETY: passed on.
+                unsafe { strip.run_slab(s, slab, rows.clone()) };
             }
         }
     }
 
-    /// Channels of an image from the input to the band of all channels and rows.
+    /// Channels of an image from the input to the depthwise output and, where there is a
+    /// gate, its sums.
     unsafe fn channels<S: Lanes>(&self, s: S, task: usize) {
         let height = self.window.output.height;
+        let planar = self.input_view.is_planar();
+        let whole = self.cut.has_whole_band();
         // SAFETY: the vectors are the task's, and so are its turned pixels.
         unsafe {
-            if self.input_view.is_planar() {
+            if planar && whole {
                 self.turn_input(s, self.image_rows(0..height));
             }
-            let Some(expand) = &self.expand else {
-                let slab = share(self.vectors::<S>(), self.cut.tasks, task);
-                if !slab.is_empty() {
-                    self.depthwise_band(s, &slab, slab.clone(), 0..height);
-                    self.pool(s, slab);
-                }
-                return;
-            };
-            let panels = &expand.packed.panels;
-            for panel in &panels[share(panels.len(), self.cut.tasks, task)] {
-                // The ring begins anew with each panel.
-                let slab = panel.first..panel.first + panel.vectors;
-                let mut expanded_to = 0;
+            // The ring begins anew with each slab.
+            let one_slab = |slab: Range<usize>, panel: Option<(&Stage<'_>, &Panel)>| {
+                let mut done_to = 0;
                 for top in (0..height).step_by(self.tile.rows) {
                     let rows = top..(top + self.tile.rows).min(height);
-                    let needed = self.window.input_rows(rows.clone());
-                    let new = needed.start.max(expanded_to)..needed.end.max(expanded_to);
-                    expanded_to = new.end;
-                    self.expand_panel(s, expand, &slab, panel, new);
-                    self.depthwise_band(s, &slab, slab.clone(), rows);
+                    let new = self.new_rows(&rows, &mut done_to);
+                    if planar && !whole {
+                        self.turn_input(s, self.rows_to_turn(&rows, &new));
+                    }
+                    if let Some((expand, panel)) = panel {
+                        self.expand_panel(s, expand, &slab, panel, new);
+                    }
+                    self.depthwise_band(s, &slab, slab.clone(), rows.clone());
+                    self.pool(s, &slab, rows);
                 }
-                self.pool(s, slab);
+            };
+            if let Some(expand) = &self.expand {
+                let panels = &expand.packed.panels;
+                for panel in &panels[share(panels.len(), self.cut.tasks, task)] {
+                    one_slab(panel.first..panel.first + panel.vectors, Some((expand, panel)));
+                }
+            } else {
+                let all = share(self.vectors::<S>(), self.cut.tasks, task);
+                for first in all.clone().step_by(self.tile.vectors) {
+                    one_slab(first..(first + self.tile.vectors).min(all.end), None);
+                }
             }
         }
     }
@@ -353,10 +381,14 @@ impl Block<'_> {
         unsafe { self.project(s, stage, &at, &slab, pixels.len(), &panels[part]) };
     }
 
-    /// Output rows of an image from its whole band on.
+    /// Output rows of an image, when its gate is known.
     unsafe fn rest<S: Lanes>(&self, s: S, task: usize) {
         let slab = 0..self.vectors::<S>();
         let all = share(self.window.output.height, self.cut.tasks, task);
+        if !self.cut.has_whole_band() {
+            // SAFETY: the rows are the task's.
+            return unsafe { self.bands(s, &all) };
+        }
         for top in all.clone().step_by(self.tile.rows) {
             let rows = top..(top + self.tile.rows).min(all.end);
             // SAFETY: the band is complete, and the rows are the task's.
@@ -382,17 +414,26 @@ impl Block<'_> {
 
     /// Where the band has an output row that is taken as the first of some.
     fn band_row<S: Lanes>(&self, row: usize) -> usize {
-        let whole = self.cut.by != By::Rows;
-        if whole { row * self.window.output.width * S::LANES } else { 0 }
+        if self.cut.has_whole_band() { row * self.window.output.width * S::LANES } else { 0 }
     }
 
-    /// The block at one image of the batch.
+    /// Where the band has a vector of a slab at an output row that is taken as the first
+    /// of some.
+    fn band_at<S: Lanes>(&self, slab: &Range<usize>, vector: usize, row: usize) -> *mut f32 {
+        let first = if self.cut.has_whole_band() { 0 } else { slab.start };
+        let vector = (vector - first) * self.band_plane::<S>();
+        self.buffers.band.wrapping_add(vector + self.band_row::<S>(row))
+    }
+
+    /// The block at one image of the batch, without input columns that no output reads:
+    /// the buffers have no place for them.
     fn image(&self, image: usize) -> Self {
-        Self {
+        let image = Self {
             input: self.input.wrapping_add(self.input_view.at(image, 0, 0)),
             output: self.output.wrapping_add(self.output_view.at(image, 0, 0)),
             ..*self
-        }
+        };
+        image.strip(0..self.window.output.width)
     }
 
     /// The block on some output columns of an image.
@@ -416,6 +457,20 @@ impl Block<'_> {
             output: self.output.wrapping_add(self.output_view.at(0, 0, columns.start)),
             ..*self
         }
+    }
+
+    /// The rows that are to be expanded for some output rows, when those before are;
+    /// keeps account of it.
+    fn new_rows(&self, rows: &Range<usize>, done_to: &mut usize) -> Range<usize> {
+        let needed = self.window.input_rows(rows.clone());
+        let new = needed.start.max(*done_to)..needed.end.max(*done_to);
+        *done_to = new.end;
+        new
+    }
+
+    /// The rows that are to be turned for some output rows, of which `new` are expanded.
+    fn rows_to_turn(&self, rows: &Range<usize>, new: &Range<usize>) -> Range<usize> {
+        if self.stem.is_some() { self.image_rows(rows.clone()) } else { new.clone() }
     }
 
     /// The rows of the image that some output rows are made of.
@@ -473,22 +528,15 @@ impl Block<'_> {
         // One band has all rows, so its turned pixels are there for all slabs.
         let once = all.len() <= self.tile.rows;
         let (first, last) = (slab.start == 0, slab.end == self.vectors::<S>());
-        let mut expanded_to = 0;
+        let mut done_to = 0;
         let mut top = all.start;
         while top < all.end {
             let rows = top..(top + self.tile.rows).min(all.end);
-            let needed = self.window.input_rows(rows.clone());
-            let new = needed.start.max(expanded_to)..needed.end.max(expanded_to);
-            expanded_to = new.end;
+            let new = self.new_rows(&rows, &mut done_to);
             // SAFETY: rows and slab are within the block's.
             unsafe {
                 if self.input_view.is_planar() && (first || !once) {
-                    let rows = if self.stem.is_some() {
-                        self.image_rows(rows.clone())
-                    } else {
-                        new.clone()
-                    };
-                    self.turn_input(s, rows);
+                    self.turn_input(s, self.rows_to_turn(&rows, &new));
                 }
                 match &self.expand {
                     None => self.depthwise_band(s, &slab, slab.clone(), rows.clone()),
@@ -507,6 +555,7 @@ impl Block<'_> {
                         }
                     }
                 }
+                self.scale(s, &slab, rows.clone());
                 if self.output_view.is_planar() {
                     let channels = match self.project {
                         None => self.lanes::<S>(&slab),

@@ -5,7 +5,7 @@
 
 use core::ops::Range;
 
-use super::{Block, By, Hidden, Rows, Source, Stage, panels_end};
+use super::{Block, Hidden, Rows, Source, Stage, panels_end};
 use crate::kernel::activate::Addend;
 use crate::kernel::normalise::normalise;
 use crate::kernel::transpose::transpose;
@@ -179,8 +179,6 @@ impl Block<'_> {
         let width = window.input.width;
         let plane = self.tile.ring * width * S::LANES;
         let first = vectors.start;
-        // A band of all rows has all vectors.
-        let band_first = if self.cut.by == By::Rows { first - slab.start } else { first };
         // The last vector of an image's pixel overlaps or is narrow; ring and band
         // hold whole vectors.
         let [mut overlap, mut lanes] = [0, S::LANES];
@@ -199,11 +197,7 @@ impl Block<'_> {
                 input_column: S::LANES,
                 input_vector: plane,
                 ring: self.tile.ring,
-                output: self
-                    .buffers
-                    .band
-                    .wrapping_add(band_first * self.band_plane::<S>())
-                    .wrapping_add(self.band_row::<S>(rows.start)),
+                output: self.band_at::<S>(slab, first, rows.start),
                 output_row: window.output.width * S::LANES,
                 output_column: S::LANES,
                 output_vector: self.band_plane::<S>(),
