@@ -7,9 +7,9 @@ use alloc::string::String;
 use crate::error::{Error, Result};
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 use crate::simd::Neon;
+use crate::simd::{self, Kernel, Lanes, Portable};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
-use crate::simd::{Kernel, Lanes, Portable};
 
 /// An instruction set that this CPU can run.
 ///
@@ -109,12 +109,12 @@ impl Isa {
     pub(crate) fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Token::Avx512(simd) => kernel.run(simd),
+            Token::Avx512(simd) => simd::run(simd, kernel),
             #[cfg(target_arch = "x86_64")]
-            Token::Avx2(simd) => kernel.run(simd),
+            Token::Avx2(simd) => simd::run(simd, kernel),
             #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
-            Token::Neon(simd) => kernel.run(simd),
-            Token::Portable(simd) => kernel.run(simd),
+            Token::Neon(simd) => simd::run(simd, kernel),
+            Token::Portable(simd) => simd::run(simd, kernel),
         }
     }
 

@@ -51,6 +51,7 @@
 
 #![no_std]
 #![warn(unreachable_pub, clippy::std_instead_of_core, clippy::unwrap_used)]
+#![cfg_attr(not(test), warn(clippy::expect_used, clippy::panic, clippy::unreachable))]
 
 extern crate alloc;
 #[cfg(feature = "std")]

@@ -53,6 +53,14 @@ pub(crate) fn elements(what: &'static str, sizes: &[usize]) -> Result<usize> {
         .ok_or(Error::Overflow { what })
 }
 
+/// Twice the product of multiply-adds' counts: the floating-point operations.
+pub(crate) fn operations(counts: &[usize]) -> Result<u64> {
+    counts
+        .iter()
+        .try_fold(2u64, |product, &n| product.checked_mul(n as u64))
+        .ok_or(Error::Overflow { what: "operations" })
+}
+
 /// Zeros around an image, in pixels.
 ///
 /// With `e = dilation * (kernel - 1) + 1` the kernel's extent along an axis,

@@ -99,6 +99,28 @@ fn unsafe_has_an_owner() {
     }
 }
 
+/// Or debug builds could not check the address (`simd/checked.rs`).
+#[test]
+fn kernels_touch_memory_through_lanes() {
+    let moves = ["ptr::read", "ptr::write", "ptr::copy", "from_raw_parts", "_unaligned("];
+    // A pointer that is moved on is dereferenced: `*p.add(1)`, but not `a * b.add(1)`.
+    let dereferenced = |line: &str, step: &str| {
+        line.match_indices(step).any(|(at, _)| {
+            let owner =
+                line[..at].trim_end_matches(|c: char| c.is_alphanumeric() || "._".contains(c));
+            owner.ends_with('*')
+        })
+    };
+    for (path, text) in sources().into_iter().filter(|(path, _)| path.starts_with("kernel")) {
+        for line in code(&text) {
+            let steps = [".add(", ".sub(", ".offset(", ".wrapping_add(", ".wrapping_sub("];
+            let by_hand = moves.iter().any(|name| line.contains(name))
+                || steps.iter().any(|step| dereferenced(line, step));
+            assert!(!by_hand, "{}: {line}", path.display());
+        }
+    }
+}
+
 #[test]
 fn only_simd_names_instructions() {
     for (path, text) in sources() {

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::mem::MaybeUninit;
+
 use common::{
     Block, Bound, Fill, Form, Layer, Rng, Window, activation_for, any_fill, channels, check_bits,
     check_exact, isas, multiplier, window,
@@ -124,7 +126,10 @@ proptest! {
                 let plan = op.plan_with(shape, &options).unwrap();
                 let context = format!("{} {}", plan.kernel_name(), plan.explain());
                 let mut y = vec![f32::NAN; expected.len()];
-                plan.run(&x, &mut y, &mut plan.scratch()).unwrap();
+                let mut scratch = plan.scratch();
+                // NaN, should anything be read before it is written.
+                scratch.fill(MaybeUninit::new(0xff));
+                plan.run(&x, &mut y, &mut scratch).unwrap();
                 match (fill, &first) {
                     // One result, bit for bit, whatever the schedule.
                     (_, Some(first)) => check_bits(&context, first, &y),

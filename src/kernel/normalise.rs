@@ -107,9 +107,7 @@ unsafe fn by_pixels<S: Lanes, const N: usize>(
 /// The sum of all lanes, halves first.
 #[inline(always)]
 fn total<S: Lanes>(s: S, x: S::V) -> f32 {
-    let mut lanes = [0.0; MAX_LANES];
-    // SAFETY: the array holds a vector.
-    unsafe { s.store(lanes.as_mut_ptr(), x) };
+    let mut lanes = s.to_array(x);
     let mut n = MAX_LANES;
     while n > 1 {
         n /= 2;

@@ -142,6 +142,7 @@ type Run<S> = unsafe fn(S, &Args, Cursor, usize);
 
 /// The instance for tiles of `mr` pixels by `nv` vectors: the table of all
 /// pointwise kernels.
+#[allow(clippy::unreachable, reason = "panels and rows are at most as large as `Lanes` says")]
 fn select<S: Lanes>(mr: usize, nv: usize, args: &Args) -> Run<S> {
     let tail = match (args.pixel_lanes < S::LANES, args.last_lanes < S::LANES) {
         (true, _) => tail::HALVED,
@@ -233,7 +234,7 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
         Start::Rows(_) => {
             for (r, row) in acc.iter_mut().enumerate() {
                 // SAFETY: there is a bias for each row.
-                let bias = unsafe { s.splat(*at.bias.add(r)) };
+                let bias = unsafe { s.splat(s.read(at.bias.add(r))) };
                 for x in row {
                     *x = bias;
                 }
@@ -360,13 +361,13 @@ unsafe fn rank_one_halved<S: Lanes, const MR: usize, const NV: usize>(
     unsafe {
         let b: [S::V; NV] = core::array::from_fn(|v| s.load(b.add(v * S::LANES)));
         for r in (0..MR).step_by(2) {
-            let x = s.splat(*a.add(r * args.a_row));
+            let x = s.splat(s.read(a.add(r * args.a_row)));
             let mut both = x;
             for v in 0..NV - 1 {
                 acc[r][v] = s.mul_add(x, b[v], acc[r][v]);
             }
             if r + 1 < MR {
-                let x = s.splat(*a.add((r + 1) * args.a_row));
+                let x = s.splat(s.read(a.add((r + 1) * args.a_row)));
                 both = s.join(both, x, args.pixel_lanes);
                 for v in 0..NV - 1 {
                     acc[r + 1][v] = s.mul_add(x, b[v], acc[r + 1][v]);

@@ -17,6 +17,8 @@ use crate::kernel::transpose::transpose;
 use crate::layout::View;
 use crate::pack::{PackedPointwise, Panel, Tail};
 use crate::shape::Shape;
+#[cfg(debug_assertions)]
+use crate::simd::Memory;
 use crate::simd::{Kernel, Lanes};
 
 /// f32 of the buffer for what is turned: it stays in the first-level cache.
@@ -68,6 +70,17 @@ impl<'a> Run<'a> {
 
 impl Kernel for Run<'_> {
     type Output = ();
+
+    #[cfg(debug_assertions)]
+    fn memory<S: Lanes>(&self) -> Memory {
+        let Layer { packed, plain, input, residual, output, .. } = self.layer;
+        let (read, written) = (self.layer.input_view.len, self.layer.output_view.len);
+        Memory::none()
+            .reads(input, read)
+            .reads(residual, if residual.is_null() { 0 } else { written })
+            .slices([&packed.weights, &packed.bias, plain])
+            .writes(output, written)
+    }
 
     fn run<S: Lanes>(self, s: S) {
         let layer = self.layer;
@@ -161,6 +174,7 @@ impl Layer<'_> {
         let (x, y) = (self.input_view, self.output_view);
         let mut buffer = Local::<BUFFER>::uninit();
         let buffer = buffer.as_mut_ptr();
+        s.lend(buffer, BUFFER);
         // Each side has half of the buffer, or all of it.
         let half = if x.is_planar() && y.is_planar() { BUFFER / 2 } else { BUFFER };
         let outputs = buffer.wrapping_add(BUFFER - half);
@@ -248,6 +262,7 @@ impl Layer<'_> {
         let channels = first.first * S::LANES..((last.first + last.vectors) * S::LANES).min(c_out);
         let mut buffer = Local::<BUFFER>::uninit();
         let buffer = buffer.as_mut_ptr();
+        s.lend(buffer, BUFFER);
         let mut first = 0;
         while first < pixels.len().div_ceil(S::LANES) {
             let panel = Panel::new::<S>(first, pixels.len(), Tail::Zeros);

@@ -38,7 +38,8 @@ pub(crate) unsafe fn transpose<S: Lanes>(
                 {
                     for column in columns {
                         for row in rows.clone() {
-                            *to.add(column * to_row + row) = *from.add(row * from_row + column);
+                            let x = s.read(from.add(row * from_row + column));
+                            s.write(to.add(column * to_row + row), x);
                         }
                     }
                 }

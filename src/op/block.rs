@@ -18,7 +18,7 @@ use crate::layout::View;
 use crate::pack::{PackPointwise, PackedDepthwise, PackedNorm, PackedPointwise, Panel, Tail};
 use crate::params::{PointwiseParams, Residual, SqueezeExciteParams, check_residual};
 use crate::schedule::{Core, Decision, PlanOptions, Problem, Schedule};
-use crate::shape::{Placed, Shape, Window};
+use crate::shape::{Placed, Shape, Window, operations};
 use crate::split::{self, Work};
 
 /// The stages of a block, packed for one instruction set.
@@ -154,21 +154,21 @@ impl Packed {
     pub(crate) fn flops(&self, shape: Shape) -> Result<u64> {
         let (_, window) = self.place(shape)?;
         let [input, output] = [window.input, window.output].map(|shape| shape.elements(1));
-        let (input, output) = (input? as u64, output? as u64);
+        let (input, output) = (input?, output?);
         // Weights are in memory, so that these are small.
         let stage = |stage: &Option<PackedStage>| {
-            stage.as_ref().map_or(0, |stage| (stage.packed.c_in * stage.packed.c_out) as u64)
+            stage.as_ref().map_or(0, |stage| stage.packed.c_in * stage.packed.c_out)
         };
-        let depthwise = (self.depthwise.taps * self.depthwise.channels) as u64;
+        let depthwise = self.depthwise.taps * self.depthwise.channels;
         let [expand, hidden, project] = [&self.expand, &self.hidden, &self.project].map(stage);
         // The gate is of one pixel in each image.
-        let gate = self.excite.as_ref().map_or(0, |[reduce, _]| {
-            2 * (shape.batch * reduce.packed.c_in * reduce.packed.c_out) as u64
-        });
-        let after = output.checked_mul(depthwise + hidden + project);
-        let after = after.and_then(|after| after.checked_add(gate));
-        let sums = input.checked_mul(expand).and_then(|before| before.checked_add(after?));
-        sums.and_then(|sums| sums.checked_mul(2)).ok_or(Error::Overflow { what: "operations" })
+        let gate =
+            self.excite.as_ref().map_or(0, |[reduce, _]| reduce.packed.c_in * reduce.packed.c_out);
+        let before = operations(&[input, expand])?;
+        let after = operations(&[output, depthwise + hidden + project])?;
+        let gate = operations(&[2, shape.batch, gate])?;
+        let sum = before.checked_add(after).and_then(|sum| sum.checked_add(gate));
+        sum.ok_or(Error::Overflow { what: "operations" })
     }
 
     /// Bytes of all weights and biases, without the padding of packing.

@@ -17,7 +17,7 @@ use crate::layout::View;
 use crate::pack::{PackDepthwise, PackedDepthwise, Tail};
 use crate::params::DepthwiseParams;
 use crate::schedule::PlanOptions;
-use crate::shape::{Placed, Shape, Window};
+use crate::shape::{Placed, Shape, Window, operations};
 use crate::split;
 
 /// A depthwise convolution with its weights packed for one instruction set.
@@ -118,7 +118,7 @@ impl Depthwise {
     pub fn flops(&self, shape: Shape) -> Result<u64> {
         let packed = &self.0.packed;
         let output = self.0.window.place(shape)?.output.elements(packed.channels)?;
-        Ok(2 * output as u64 * packed.taps as u64)
+        operations(&[output, packed.taps])
     }
 
     /// Bytes of weights and bias, without the padding of packing.

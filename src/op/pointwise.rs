@@ -18,7 +18,7 @@ use crate::layout::View;
 use crate::pack::{PackPointwise, PackedPointwise, Tail};
 use crate::params::PointwiseParams;
 use crate::schedule::PlanOptions;
-use crate::shape::Shape;
+use crate::shape::{Shape, operations};
 use crate::simd::{Kernel, Lanes};
 use crate::split;
 
@@ -114,7 +114,7 @@ impl Pointwise {
     ///
     /// As for [`Pointwise::plan`].
     pub fn flops(&self, shape: Shape) -> Result<u64> {
-        Ok(2 * shape.elements(self.0.packed.c_in)? as u64 * self.0.packed.c_out as u64)
+        operations(&[shape.elements(self.0.packed.c_in)?, self.0.packed.c_out])
     }
 
     /// Bytes of weights and bias, without the padding of packing.

@@ -13,6 +13,8 @@ use core::sync::atomic::{Ordering, compiler_fence};
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(debug_assertions)]
+mod checked;
 mod denormals;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod neon;
@@ -21,6 +23,8 @@ mod several;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use self::{avx2::Avx2, avx512::Avx512};
+#[cfg(debug_assertions)]
+pub(crate) use checked::{Checked, Memory};
 pub(crate) use denormals::FlushDenormals;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) use neon::Neon;
@@ -43,6 +47,22 @@ pub(crate) const K_STEP: usize = 4;
 pub(crate) trait Kernel {
     type Output;
     fn run<S: Lanes>(self, simd: S) -> Self::Output;
+
+    /// All that it may touch.
+    #[cfg(debug_assertions)]
+    fn memory<S: Lanes>(&self) -> Memory {
+        Memory::unknown()
+    }
+}
+
+/// Runs a kernel; in debug builds every address that it goes to is checked.
+#[inline(always)]
+pub(crate) fn run<S: Lanes, K: Kernel>(simd: S, kernel: K) -> K::Output {
+    #[cfg(debug_assertions)]
+    let (memory, simd) = (&kernel.memory::<S>(), simd);
+    #[cfg(debug_assertions)]
+    let simd = Checked::new(simd, memory);
+    kernel.run(simd)
 }
 
 /// A vector of `LANES` f32 and what the kernels do with it.
@@ -52,7 +72,7 @@ pub(crate) trait Kernel {
 /// An implementor is a zero-sized token that exists only where the CPU has the
 /// instructions its methods use, and partial and indexed moves touch no byte of the
 /// f32 that they leave out.
-pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
+pub(crate) unsafe trait Lanes: Copy {
     /// The register.
     type V: Copy;
     /// Some lanes of it.
@@ -144,6 +164,34 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
         self.mul(self.mul(x, pow2(half)), pow2(self.sub(n, half)))
     }
 
+    /// The lanes, and zeros behind them. Not for inner loops.
+    #[inline(always)]
+    fn to_array(self, x: Self::V) -> [f32; MAX_LANES] {
+        let mut lanes = [0.0; MAX_LANES];
+        // SAFETY: the array holds at least `LANES`.
+        unsafe { self.store(lanes.as_mut_ptr(), x) };
+        lanes
+    }
+
+    /// Tells a checking token of memory on the stack, in the place of what was lent
+    /// before.
+    #[inline(always)]
+    fn lend(self, _p: *mut f32, _len: usize) {}
+
+    /// # Safety
+    /// `p` is valid for reading.
+    #[inline(always)]
+    unsafe fn read(self, p: *const f32) -> f32 {
+        // SAFETY: passed on.
+        unsafe { *p }
+    }
+    /// # Safety
+    /// `p` is valid for writing.
+    #[inline(always)]
+    unsafe fn write(self, p: *mut f32, x: f32) {
+        // SAFETY: passed on.
+        unsafe { *p = x }
+    }
     /// # Safety
     /// `p` is valid for reading `LANES` f32; no alignment is asked.
     unsafe fn load(self, p: *const f32) -> Self::V;
@@ -178,6 +226,21 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
         }
         // SAFETY: the array holds at least `LANES`.
         unsafe { self.load(lanes.as_ptr()) }
+    }
+
+    /// Every `step`-th f32, for the lanes `lanes`; the others are zero.
+    ///
+    /// # Safety
+    /// `p + i * step` is valid for reading for each of these lanes.
+    #[inline(always)]
+    unsafe fn load_every(self, p: *const f32, step: usize, lanes: Range<usize>) -> Self::V {
+        let mut x = [0.0; MAX_LANES];
+        for i in lanes {
+            // SAFETY: lane i is the caller's.
+            x[i] = unsafe { *p.wrapping_add(i * step) };
+        }
+        // SAFETY: the array holds at least `LANES`.
+        unsafe { self.load(x.as_ptr()) }
     }
 
     /// The lanes for which `lane` is true. Not for inner loops.
@@ -249,26 +312,4 @@ pub(crate) unsafe trait Lanes: Copy + Send + Sync + 'static {
             }
         }
     }
-}
-
-/// Every `step`-th f32, for the lanes `lanes`; the others are zero.
-///
-/// # Safety
-/// `p + i * step` is valid for reading for each of these lanes.
-#[inline(always)]
-pub(crate) unsafe fn load_every<S: Lanes>(
-    s: S,
-    p: *const f32,
-    step: usize,
-    lanes: Range<usize>,
-) -> S::V {
-    const MOST: usize = 16;
-    const { assert!(S::LANES <= MOST) };
-    let mut x = [0.0; MOST];
-    for i in lanes {
-        // SAFETY: lane i is the caller's.
-        x[i] = unsafe { *p.wrapping_add(i * step) };
-    }
-    // SAFETY: `x` holds a vector.
-    unsafe { s.load(x.as_ptr()) }
 }

@@ -23,6 +23,8 @@ use crate::kernel::parts::{Axis, Parts, by_image, share};
 use crate::layout::View;
 use crate::pack::{PackedDepthwise, PackedNorm, PackedPointwise, Panel, Tail};
 use crate::shape::Placed;
+#[cfg(debug_assertions)]
+use crate::simd::Memory;
 use crate::simd::{Kernel, Lanes};
 
 /// The size of a tile and of the two buffers that hold it.
@@ -267,6 +269,39 @@ impl<'a> Run<'a> {
 
 impl Kernel for Run<'_> {
     type Output = ();
+
+    #[cfg(debug_assertions)]
+    fn memory<S: Lanes>(&self) -> Memory {
+        let Block { expand, depthwise, excite, hidden, project, tile, window, .. } = &self.block;
+        let Block { input, input_view, output, output_view, buffers, .. } = self.block;
+        let turned = Turned {
+            stem: self.block.stem.as_ref(),
+            c_in: input_view.is_planar().then(|| self.block.c_in()),
+            c_out: output_view.is_planar().then(|| self.block.c_out()),
+        };
+        let all = self.block.vectors::<S>();
+        let vectors = if self.block.cut.by == By::Rows { tile.vectors } else { all };
+        let band = Tile { vectors, ..*tile }.band_elements(S::LANES);
+        let pooled = excite.map_or(0, |excite| {
+            2 * all * S::LANES + excite.reduce.packed.c_out.next_multiple_of(S::LANES)
+        });
+        let norm = hidden.and_then(|hidden| hidden.norm);
+        let stages = [*expand, hidden.map(|hidden| hidden.expand), *project]
+            .into_iter()
+            .chain(excite.iter().flat_map(|excite| [Some(excite.reduce), Some(excite.expand)]))
+            .flatten();
+        Memory::none()
+            .reads(input, input_view.len)
+            .slices(stages.flat_map(|stage| [&stage.packed.weights[..], &stage.packed.bias]))
+            .slices([&depthwise.weights[..], &depthwise.bias])
+            .slices(norm.iter().flat_map(|norm| [&norm.weight[..], &norm.bias]))
+            .writes(output, output_view.len)
+            .writes(buffers.ring, expand.map_or(0, |_| tile.ring_elements(window, S::LANES)))
+            .writes(buffers.hidden, tile.hidden_elements(S::LANES))
+            .writes(buffers.band, project.map_or(0, |_| band))
+            .writes(buffers.turned, tile.turned_elements(window, &turned))
+            .writes(buffers.pooled, pooled)
+    }
 
     fn run<S: Lanes>(self, s: S) {
         let Self { block, phase, task } = self;

@@ -16,6 +16,8 @@ use crate::kernel::transpose::transpose;
 use crate::layout::{Layout, View};
 use crate::pack::{PackedDepthwise, Tail};
 use crate::shape::Placed;
+#[cfg(debug_assertions)]
+use crate::simd::Memory;
 use crate::simd::{Index, Kernel, Lanes};
 use tile::{Instance, Lines, Walk, largest, select};
 
@@ -325,6 +327,15 @@ impl<'a> Run<'a> {
 impl Kernel for Run<'_> {
     type Output = ();
 
+    #[cfg(debug_assertions)]
+    fn memory<S: Lanes>(&self) -> Memory {
+        let Layer { packed, input, output, .. } = self.layer;
+        Memory::none()
+            .reads(input, self.layer.input_view.len)
+            .slices([&packed.weights[..], &packed.bias])
+            .writes(output, self.layer.output_view.len)
+    }
+
     fn run<S: Lanes>(self, s: S) {
         let Layer { packed, window, band, parts, input_view, output_view, .. } = self.layer;
         let output = window.output;
@@ -458,6 +469,7 @@ impl<'a> Layer<'a> {
     unsafe fn turned<S: Lanes>(&self, s: S, vectors: Range<usize>, rows: Range<usize>) {
         let mut tile = Local::<TURNED>::uninit();
         let tile = tile.as_mut_ptr();
+        s.lend(tile, TURNED);
         let output = self.output_view;
         let width = self.window.output.width;
         let pixels = TURNED / S::LANES;

@@ -11,7 +11,7 @@ use crate::activation::Finish;
 use crate::kernel::activate::{Addend, Stored, activate};
 use crate::pack::{PackedDepthwise, Tail};
 use crate::shape::Placed;
-use crate::simd::{Lanes, load_every};
+use crate::simd::Lanes;
 
 /// The widest window with instances of its own.
 const WIDEST: usize = 7;
@@ -234,8 +234,8 @@ impl<S: Lanes> Plane<'_, S> {
         let bias = bias.as_ptr().wrapping_add(vector * S::LANES + lane);
         // SAFETY: taps and bias of this channel and, in a pair, of the next.
         let both = |p: *const f32| unsafe {
-            let low = s.splat(*p);
-            if PAIR { s.join(low, s.splat(*p.add(1)), S::LANES / 2) } else { low }
+            let low = s.splat(s.read(p));
+            if PAIR { s.join(low, s.splat(s.read(p.add(1))), S::LANES / 2) } else { low }
         };
         let weights: [[S::V; K]; K] = core::array::from_fn(|ky| {
             core::array::from_fn(|kx| both(packed.wrapping_add((ky * K + kx) * S::LANES)))
@@ -444,11 +444,11 @@ impl<S: Lanes> Plane<'_, S> {
                     // SAFETY: one of the taps; the row is inside, and so are the columns
                     // in the range.
                     unsafe {
-                        let w = s.splat(*weights.add((ky * kernel[1] + kx) * S::LANES));
+                        let w = s.splat(s.read(weights.add((ky * kernel[1] + kx) * S::LANES)));
                         acc[0] = if stride[1] == 1 && inside == (0..S::LANES) {
                             s.mul_add(s.load(p), w, acc[0])
                         } else {
-                            let x = load_every(s, p, stride[1], inside.clone());
+                            let x = s.load_every(p, stride[1], inside.clone());
                             s.mul_add_masked(x, w, acc[0], s.mask(|i| inside.contains(&i)))
                         };
                     }

@@ -109,6 +109,7 @@ pub(super) type Instance<S> = unsafe fn(S, &Args<'_>, &Walk<'_>);
 
 /// The instances for tiles of `rows` by `columns` outputs, away from the borders
 /// and anywhere: the table of all depthwise kernels.
+#[allow(clippy::unreachable, reason = "tiles are at most as large as `largest`")]
 pub(super) fn select<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
     rows: usize,
     columns: usize,
