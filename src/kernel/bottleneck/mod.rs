@@ -280,10 +280,10 @@ impl Kernel for Run<'_> {
             c_out: output_view.is_planar().then(|| self.block.c_out()),
         };
         let all = self.block.vectors::<S>();
-        let vectors = if self.block.cut.by == By::Rows { tile.vectors } else { all };
+        let vectors = if self.block.cut.has_whole_band() { all } else { tile.vectors };
         let band = Tile { vectors, ..*tile }.band_elements(S::LANES);
         let pooled = excite.map_or(0, |excite| {
-            2 * all * S::LANES + excite.reduce.packed.c_out.next_multiple_of(S::LANES)
+            Tile::pooled_elements(depthwise.channels, excite.reduce.packed.c_out, S::LANES)
         });
         let norm = hidden.and_then(|hidden| hidden.norm);
         let stages = [*expand, hidden.map(|hidden| hidden.expand), *project]
