@@ -29,16 +29,18 @@ struct Unsupported : std::runtime_error {
 };
 
 struct Case {
-    std::string kind, dir;
-    long side, c_in, c_exp, c_out, stride, kernel;
+    std::string kind, activation, dir;
+    long side, c_in, c_exp, c_out, stride, kernel, squeezed;
 
     explicit Case(std::istream &line) {
         std::string name;
-        line >> name >> kind >> side >> c_in >> c_exp >> c_out >> stride >> kernel >> std::ws;
+        line >> name >> kind >> side >> c_in >> c_exp >> c_out >> stride >> kernel >> activation >> squeezed;
+        line >> std::ws;
         if (!line || !std::getline(line, dir)) throw std::runtime_error("too few fields");
     }
 
-    bool residual() const { return kind == "ir" && stride == 1 && c_in == c_out; }
+    bool block() const { return kind == "ir" || kind == "sep"; }
+    bool residual() const { return block() && stride == 1 && c_in == c_out; }
     long output_side() const { return (side + stride - 1) / stride; }
 
     // A tensor of a file, in the layout of `desc`; `plain` is the layout of the file.
@@ -55,7 +57,16 @@ struct Case {
 
 static memory::desc image(long c, long side) { return {{1, c, side, side}, F32, Tag::any}; }
 
-static void append_relu6(post_ops &ops) { ops.append_eltwise(algorithm::eltwise_clip, 0.f, 6.f); }
+static void append_activation(post_ops &ops, const Case &c) {
+    if (c.activation == "relu")
+        ops.append_eltwise(algorithm::eltwise_relu, 0.f, 0.f);
+    else if (c.activation == "relu6")
+        ops.append_eltwise(algorithm::eltwise_clip, 0.f, 6.f);
+    else if (c.activation == "hardswish")
+        ops.append_eltwise(algorithm::eltwise_hardswish, 1.f / 6, 0.5f);
+    else
+        throw std::runtime_error("no activation " + c.activation);
+}
 
 static primitive_attr attributes(const post_ops &ops) {
     primitive_attr attr;
@@ -104,11 +115,11 @@ class Network {
 
     static Conv expand(const Case &c, bool fused) {
         post_ops ops;
-        append_relu6(ops);
+        append_activation(ops, c);
         if (fused) {
             if (c.kernel != 3) throw Unsupported("the depthwise post-op is 3x3");
             ops.append_dw(F32, F32, F32, 3, c.stride, 1);
-            append_relu6(ops);
+            append_activation(ops, c);
         }
         Conv conv = Conv::pointwise(c, "expand", image(c.c_in, c.side), image(c.c_exp, c.side), ops);
         if (fused) {
@@ -122,10 +133,12 @@ class Network {
     }
 
     void block(const Case &c, bool fused) {
-        layers.push_back(expand(c, fused));
+        bool expanded = c.kind == "ir";
+        if (expanded) layers.push_back(expand(c, fused));
         post_ops ops, sum;
-        append_relu6(ops);
-        if (!fused) layers.push_back(Conv::depthwise(c, layers[0].desc.dst_desc(), ops));
+        append_activation(ops, c);
+        auto src = expanded ? layers[0].desc.dst_desc() : image(c.c_in, c.side);
+        if (!fused) layers.push_back(Conv::depthwise(c, src, ops));
         if (residual) sum.append_sum();
         auto dst = residual ? layers[0].desc.src_desc() : image(c.c_out, c.output_side());
         layers.push_back(Conv::pointwise(c, "project", layers.back().desc.dst_desc(), dst, sum));
@@ -133,8 +146,9 @@ class Network {
 
 public:
     Network(const Case &c, bool fused) : residual(c.residual()) {
-        if (fused && c.kind != "ir") throw Unsupported("not a block");
-        if (c.kind == "ir")
+        if (fused && c.kind != "ir") throw Unsupported("not a block with an expansion");
+        if (c.squeezed > 0) throw Unsupported("squeeze-and-excite is not written for it");
+        if (c.block())
             block(c, fused);
         else if (c.kind == "dw")
             layers.push_back(Conv::depthwise(c, image(c.c_in, c.side), {}));
