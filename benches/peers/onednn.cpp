@@ -109,11 +109,23 @@ struct Conv {
 };
 
 class Network {
-    std::vector<Conv> layers;
-    memory x, y;
-    bool residual;
+    struct Step {
+        primitive operation;
+        Args args;
+    };
+    const Case c;
+    std::vector<Step> steps;
+    memory x, y; // y: what the last step gives
 
-    static Conv expand(const Case &c, bool fused) {
+    // Appends a layer, which takes what the last step gives.
+    void follow(Conv conv) {
+        if (steps.empty()) y = x = c.tensor("x.nhwc", conv.desc.src_desc(), Tag::acdb);
+        conv.args.emplace(DNNL_ARG_SRC, y);
+        conv.args.emplace(DNNL_ARG_DST, y = memory(conv.desc.dst_desc(), cpu));
+        steps.push_back({conv.primitive, conv.args});
+    }
+
+    Conv expand(bool fused) const {
         post_ops ops;
         append_activation(ops, c);
         if (fused) {
@@ -132,48 +144,61 @@ class Network {
         return conv;
     }
 
-    void block(const Case &c, bool fused) {
+    // Squeeze-and-excite: scales the last step's output in its place.
+    void excite() {
+        memory scaled = y;
+        long side = c.output_side();
+        pooling_forward::primitive_desc mean(
+            cpu, prop_kind::forward_inference, algorithm::pooling_avg_exclude_padding, scaled.get_desc(),
+            image(c.c_exp, 1), {1, 1}, {side, side}, {0, 0}, {0, 0}, {0, 0});
+        y = memory(mean.dst_desc(), cpu);
+        steps.push_back({pooling_forward(mean), {{DNNL_ARG_SRC, scaled}, {DNNL_ARG_DST, y}}});
+        post_ops relu, gate;
+        relu.append_eltwise(algorithm::eltwise_relu, 0.f, 0.f);
+        gate.append_eltwise(algorithm::eltwise_hardsigmoid, 1.f / 6, 0.5f);
+        follow(Conv::pointwise(c, "se.reduce", y.get_desc(), image(c.squeezed, 1), relu));
+        follow(Conv::pointwise(c, "se.expand", y.get_desc(), image(c.c_exp, 1), gate));
+        binary::primitive_desc product(cpu, algorithm::binary_mul, scaled.get_desc(), y.get_desc(),
+                                       scaled.get_desc());
+        steps.push_back({binary(product),
+                         {{DNNL_ARG_SRC_0, scaled}, {DNNL_ARG_SRC_1, y}, {DNNL_ARG_DST, scaled}}});
+        y = scaled;
+    }
+
+    void block(bool fused) {
         bool expanded = c.kind == "ir";
-        if (expanded) layers.push_back(expand(c, fused));
         post_ops ops, sum;
         append_activation(ops, c);
-        auto src = expanded ? layers[0].desc.dst_desc() : image(c.c_in, c.side);
-        if (!fused) layers.push_back(Conv::depthwise(c, src, ops));
-        if (residual) sum.append_sum();
-        auto dst = residual ? layers[0].desc.src_desc() : image(c.c_out, c.output_side());
-        layers.push_back(Conv::pointwise(c, "project", layers.back().desc.dst_desc(), dst, sum));
+        if (expanded) follow(expand(fused));
+        if (!fused) follow(Conv::depthwise(c, expanded ? y.get_desc() : image(c.c_in, c.side), ops));
+        if (c.squeezed > 0) excite();
+        if (c.residual()) sum.append_sum();
+        auto dst = c.residual() ? x.get_desc() : image(c.c_out, c.output_side());
+        follow(Conv::pointwise(c, "project", y.get_desc(), dst, sum));
     }
 
 public:
-    Network(const Case &c, bool fused) : residual(c.residual()) {
+    Network(const Case &given, bool fused) : c(given) {
         if (fused && c.kind != "ir") throw Unsupported("not a block with an expansion");
-        if (c.squeezed > 0) throw Unsupported("squeeze-and-excite is not written for it");
         if (c.block())
-            block(c, fused);
+            block(fused);
         else if (c.kind == "dw")
-            layers.push_back(Conv::depthwise(c, image(c.c_in, c.side), {}));
+            follow(Conv::depthwise(c, image(c.c_in, c.side), {}));
         else if (c.kind == "pw")
-            layers.push_back(Conv::pointwise(c, "pointwise", image(c.c_in, c.side), image(c.c_out, c.side), {}));
+            follow(Conv::pointwise(c, "pointwise", image(c.c_in, c.side), image(c.c_out, c.side), {}));
         else
             throw Unsupported("no layer of kind " + c.kind);
-
-        memory last = x = c.tensor("x.nhwc", layers[0].desc.src_desc(), Tag::acdb);
-        for (Conv &layer : layers) {
-            layer.args.emplace(DNNL_ARG_SRC, last);
-            layer.args.emplace(DNNL_ARG_DST, last = memory(layer.desc.dst_desc(), cpu));
-        }
-        y = last;
     }
 
     // The residual is summed onto what is in y: in a network that is x, whose memory the output takes over. So no
     // copy is timed, and the sums may grow from call to call.
     void run() {
-        for (Conv &layer : layers) layer.primitive.execute(queue, layer.args);
+        for (Step &step : steps) step.operation.execute(queue, step.args);
         queue.wait();
     }
 
     void output(const std::string &path) {
-        if (residual) {
+        if (c.residual()) {
             reorder(x, y).execute(queue, x, y);
             queue.wait();
         }
