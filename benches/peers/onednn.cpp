@@ -1,8 +1,9 @@
 // The worker of oneDNN: onednn chain|dw. Its threads are those of OMP_NUM_THREADS.
 //
 // `chain` is one convolution after the other, their activations and the residual as post-ops; `dw` gives the
-// expansion the depthwise convolution as a post-op. Layouts are those that oneDNN chooses, and converting to and
-// from them is not timed: it is what a network does once, at its ends. README.md lists the commands.
+// expansion the depthwise convolution as a post-op. Layouts are those that oneDNN chooses, or channels last where
+// there is a LayerNorm, and converting to and from them is not timed: it is what a network does once, at its ends.
+// README.md lists the commands.
 
 #include <chrono>
 #include <cstdio>
@@ -39,8 +40,8 @@ struct Case {
         if (!line || !std::getline(line, dir)) throw std::runtime_error("too few fields");
     }
 
-    bool block() const { return kind == "ir" || kind == "sep"; }
-    bool residual() const { return block() && stride == 1 && c_in == c_out; }
+    bool bottleneck() const { return kind == "ir" || kind == "sep"; }
+    bool residual() const { return (bottleneck() || kind == "cnx") && stride == 1 && c_in == c_out; }
     long output_side() const { return (side + stride - 1) / stride; }
 
     // A tensor of a file, in the layout of `desc`; `plain` is the layout of the file.
@@ -55,7 +56,7 @@ struct Case {
     }
 };
 
-static memory::desc image(long c, long side) { return {{1, c, side, side}, F32, Tag::any}; }
+static memory::desc image(long c, long side, Tag tag = Tag::any) { return {{1, c, side, side}, F32, tag}; }
 
 static void append_activation(post_ops &ops, const Case &c) {
     if (c.activation == "relu")
@@ -97,9 +98,9 @@ struct Conv {
         return Conv(c, name, src, {{dst.get_dims()[1], src.get_dims()[1], 1, 1}, F32, Tag::any}, dst, 1, ops);
     }
 
-    static Conv depthwise(const Case &c, const memory::desc &src, const post_ops &ops) {
-        return Conv(c, "depthwise", src, {{c.c_exp, 1, 1, c.kernel, c.kernel}, F32, Tag::any},
-                    image(c.c_exp, c.output_side()), c.stride, ops);
+    static Conv depthwise(const Case &c, const memory::desc &src, const memory::desc &dst, const post_ops &ops) {
+        return Conv(c, "depthwise", src, {{dst.get_dims()[1], 1, 1, c.kernel, c.kernel}, F32, Tag::any}, dst,
+                    c.stride, ops);
     }
 
     static memory::dims padding(const memory::desc &weights) {
@@ -165,25 +166,55 @@ class Network {
         y = scaled;
     }
 
-    void block(bool fused) {
+    void bottleneck(bool fused) {
         bool expanded = c.kind == "ir";
+        auto hidden = image(c.c_exp, c.output_side());
         post_ops ops, sum;
         append_activation(ops, c);
         if (expanded) follow(expand(fused));
-        if (!fused) follow(Conv::depthwise(c, expanded ? y.get_desc() : image(c.c_in, c.side), ops));
+        if (!fused) follow(Conv::depthwise(c, expanded ? y.get_desc() : image(c.c_in, c.side), hidden, ops));
         if (c.squeezed > 0) excite();
         if (c.residual()) sum.append_sum();
         auto dst = c.residual() ? x.get_desc() : image(c.c_out, c.output_side());
         follow(Conv::pointwise(c, "project", y.get_desc(), dst, sum));
     }
 
+    // Channels last, since LayerNorm is over the last dimension.
+    void convnext() {
+        auto nhwc = image(c.c_in, c.side, Tag::acdb);
+        follow(Conv::depthwise(c, nhwc, nhwc, {}));
+
+        memory::desc pixels({c.side * c.side, c.c_in}, F32, Tag::ab), channels({c.c_in}, F32, Tag::a);
+        layer_normalization_forward::primitive_desc norm(
+            cpu, prop_kind::forward_inference, pixels, pixels, 1e-6f,
+            normalization_flags::use_scale | normalization_flags::use_shift);
+        memory rows(pixels, cpu, y.get_data_handle());
+        steps.push_back({layer_normalization_forward(norm),
+                         {{DNNL_ARG_SRC, rows}, {DNNL_ARG_DST, rows},
+                          {DNNL_ARG_SCALE, c.tensor("norm.w", channels, Tag::a)},
+                          {DNNL_ARG_SHIFT, c.tensor("norm.b", channels, Tag::a)}}});
+
+        post_ops gelu, ops;
+        gelu.append_eltwise(algorithm::eltwise_gelu_erf, 0.f, 0.f);
+        follow(Conv::pointwise(c, "expand", nhwc, image(c.c_exp, c.side), gelu));
+        memory::desc scale = image(c.c_out, 1, Tag::abcd);
+        ops.append_binary(algorithm::binary_mul, scale);
+        if (c.residual()) ops.append_sum();
+        Conv project = Conv::pointwise(c, "project", y.get_desc(), image(c.c_out, c.side, Tag::acdb), ops);
+        project.args.emplace(DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1,
+                             c.tensor("scale.w", scale, Tag::abcd));
+        follow(project);
+    }
+
 public:
     Network(const Case &given, bool fused) : c(given) {
-        if (fused && c.kind != "ir") throw Unsupported("not a block with an expansion");
-        if (c.block())
-            block(fused);
+        if (fused && c.kind != "ir") throw Unsupported("no expansion before a depthwise convolution");
+        if (c.bottleneck())
+            bottleneck(fused);
+        else if (c.kind == "cnx")
+            convnext();
         else if (c.kind == "dw")
-            follow(Conv::depthwise(c, image(c.c_in, c.side), {}));
+            follow(Conv::depthwise(c, image(c.c_in, c.side), image(c.c_out, c.output_side()), {}));
         else if (c.kind == "pw")
             follow(Conv::pointwise(c, "pointwise", image(c.c_in, c.side), image(c.c_out, c.side), {}));
         else

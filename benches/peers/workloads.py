@@ -168,8 +168,8 @@ class Workload:
     def line(self, folder):
         """What a worker is told."""
         sizes = self.side, self.c_in, self.c_exp, self.c_out, self.stride, self.kernel
-        facts = self.activation, self.squeezed
-        return " ".join(map(str, (self.name, self.kind, *sizes, *facts, folder)))
+        words = self.name, self.kind, *sizes, self.activation, self.squeezed, folder
+        return " ".join(map(str, words))
 
 
 KINDS = ("ir", "sep", "cnx", "dw", "pw")
