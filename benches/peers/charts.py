@@ -5,7 +5,7 @@ from math import atan, degrees, log10
 
 INK, FAINT, OWN, PEER, BEST, LIMIT = (
     "#222", "#777", "#1f6fb4", "#c3cad1", "#8894a0", "#c4342d")
-PALETTE = ["#1f6fb4", "#d9822b", "#2f8f5b", "#8e5bb5", "#c4342d", "#7a6a2a"]
+PALETTE = ["#1f6fb4", "#d9822b", "#2f8f5b", "#8e5bb5", "#c4342d", "#7a6a2a", "#d06aa0", "#4a4a4a"]
 
 PANEL, ROW, LABEL, VALUE = 345, 17, 82, 62  # widths and the height of a bar with its gap
 HEAD, GAP, GUTTER, COLUMNS = 40, 26, 24, 3

@@ -114,8 +114,8 @@ def prepare(workload, with_tflite):
     x, weights = workloads.tensors(workload)
     workloads.save(folder, x, weights)
     (folder / "model.onnx").write_bytes(models.onnx_model(workload, weights))
-    if with_tflite:
-        (folder / "model.tflite").write_bytes(models.tflite_model(workload, weights))
+    if with_tflite and (model := models.tflite_model(workload, weights)):
+        (folder / "model.tflite").write_bytes(model)
     return folder, workloads.reference(workload, x, weights)
 
 

@@ -50,7 +50,7 @@ class Network:
         return y.reshape(1, 1, CLASSES)
 
     def line(self, folder):
-        return f"{self.name} {self.kind} {SIDE} 3 0 {CLASSES} {SIDE} 1 {folder}"
+        return f"{self.name} {self.kind} {SIDE} 3 0 {CLASSES} {SIDE} 1 relu6 0 {folder}"
 
     @property
     def flops(self):

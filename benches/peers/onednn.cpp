@@ -1,8 +1,9 @@
 // The worker of oneDNN: onednn chain|dw. Its threads are those of OMP_NUM_THREADS.
 //
 // `chain` is one convolution after the other, their activations and the residual as post-ops; `dw` gives the
-// expansion the depthwise convolution as a post-op. Layouts are those that oneDNN chooses, and converting to and
-// from them is not timed: it is what a network does once, at its ends. README.md lists the commands.
+// expansion the depthwise convolution as a post-op. Layouts are those that oneDNN chooses, or channels last where
+// there is a LayerNorm, and converting to and from them is not timed: it is what a network does once, at its ends.
+// README.md lists the commands.
 
 #include <chrono>
 #include <cstdio>
@@ -29,16 +30,18 @@ struct Unsupported : std::runtime_error {
 };
 
 struct Case {
-    std::string kind, dir;
-    long side, c_in, c_exp, c_out, stride, kernel;
+    std::string kind, activation, dir;
+    long side, c_in, c_exp, c_out, stride, kernel, squeezed;
 
     explicit Case(std::istream &line) {
         std::string name;
-        line >> name >> kind >> side >> c_in >> c_exp >> c_out >> stride >> kernel >> std::ws;
+        line >> name >> kind >> side >> c_in >> c_exp >> c_out >> stride >> kernel >> activation >> squeezed;
+        line >> std::ws;
         if (!line || !std::getline(line, dir)) throw std::runtime_error("too few fields");
     }
 
-    bool residual() const { return kind == "ir" && stride == 1 && c_in == c_out; }
+    bool bottleneck() const { return kind == "ir" || kind == "sep"; }
+    bool residual() const { return (bottleneck() || kind == "cnx") && stride == 1 && c_in == c_out; }
     long output_side() const { return (side + stride - 1) / stride; }
 
     // A tensor of a file, in the layout of `desc`; `plain` is the layout of the file.
@@ -53,9 +56,18 @@ struct Case {
     }
 };
 
-static memory::desc image(long c, long side) { return {{1, c, side, side}, F32, Tag::any}; }
+static memory::desc image(long c, long side, Tag tag = Tag::any) { return {{1, c, side, side}, F32, tag}; }
 
-static void append_relu6(post_ops &ops) { ops.append_eltwise(algorithm::eltwise_clip, 0.f, 6.f); }
+static void append_activation(post_ops &ops, const Case &c) {
+    if (c.activation == "relu")
+        ops.append_eltwise(algorithm::eltwise_relu, 0.f, 0.f);
+    else if (c.activation == "relu6")
+        ops.append_eltwise(algorithm::eltwise_clip, 0.f, 6.f);
+    else if (c.activation == "hardswish")
+        ops.append_eltwise(algorithm::eltwise_hardswish, 1.f / 6, 0.5f);
+    else
+        throw std::runtime_error("no activation " + c.activation);
+}
 
 static primitive_attr attributes(const post_ops &ops) {
     primitive_attr attr;
@@ -86,9 +98,9 @@ struct Conv {
         return Conv(c, name, src, {{dst.get_dims()[1], src.get_dims()[1], 1, 1}, F32, Tag::any}, dst, 1, ops);
     }
 
-    static Conv depthwise(const Case &c, const memory::desc &src, const post_ops &ops) {
-        return Conv(c, "depthwise", src, {{c.c_exp, 1, 1, c.kernel, c.kernel}, F32, Tag::any},
-                    image(c.c_exp, c.output_side()), c.stride, ops);
+    static Conv depthwise(const Case &c, const memory::desc &src, const memory::desc &dst, const post_ops &ops) {
+        return Conv(c, "depthwise", src, {{dst.get_dims()[1], 1, 1, c.kernel, c.kernel}, F32, Tag::any}, dst,
+                    c.stride, ops);
     }
 
     static memory::dims padding(const memory::desc &weights) {
@@ -98,17 +110,29 @@ struct Conv {
 };
 
 class Network {
-    std::vector<Conv> layers;
-    memory x, y;
-    bool residual;
+    struct Step {
+        primitive operation;
+        Args args;
+    };
+    const Case c;
+    std::vector<Step> steps;
+    memory x, y; // y: what the last step gives
 
-    static Conv expand(const Case &c, bool fused) {
+    // Appends a layer, which takes what the last step gives.
+    void follow(Conv conv) {
+        if (steps.empty()) y = x = c.tensor("x.nhwc", conv.desc.src_desc(), Tag::acdb);
+        conv.args.emplace(DNNL_ARG_SRC, y);
+        conv.args.emplace(DNNL_ARG_DST, y = memory(conv.desc.dst_desc(), cpu));
+        steps.push_back({conv.primitive, conv.args});
+    }
+
+    Conv expand(bool fused) const {
         post_ops ops;
-        append_relu6(ops);
+        append_activation(ops, c);
         if (fused) {
             if (c.kernel != 3) throw Unsupported("the depthwise post-op is 3x3");
             ops.append_dw(F32, F32, F32, 3, c.stride, 1);
-            append_relu6(ops);
+            append_activation(ops, c);
         }
         Conv conv = Conv::pointwise(c, "expand", image(c.c_in, c.side), image(c.c_exp, c.side), ops);
         if (fused) {
@@ -121,45 +145,91 @@ class Network {
         return conv;
     }
 
-    void block(const Case &c, bool fused) {
-        layers.push_back(expand(c, fused));
+    // Squeeze-and-excite: scales the last step's output in its place.
+    void excite() {
+        memory scaled = y;
+        long side = c.output_side();
+        pooling_forward::primitive_desc mean(
+            cpu, prop_kind::forward_inference, algorithm::pooling_avg_exclude_padding, scaled.get_desc(),
+            image(c.c_exp, 1), {1, 1}, {side, side}, {0, 0}, {0, 0}, {0, 0});
+        y = memory(mean.dst_desc(), cpu);
+        steps.push_back({pooling_forward(mean), {{DNNL_ARG_SRC, scaled}, {DNNL_ARG_DST, y}}});
+        post_ops relu, gate;
+        relu.append_eltwise(algorithm::eltwise_relu, 0.f, 0.f);
+        gate.append_eltwise(algorithm::eltwise_hardsigmoid, 1.f / 6, 0.5f);
+        follow(Conv::pointwise(c, "se.reduce", y.get_desc(), image(c.squeezed, 1), relu));
+        follow(Conv::pointwise(c, "se.expand", y.get_desc(), image(c.c_exp, 1), gate));
+        binary::primitive_desc product(cpu, algorithm::binary_mul, scaled.get_desc(), y.get_desc(),
+                                       scaled.get_desc());
+        steps.push_back({binary(product),
+                         {{DNNL_ARG_SRC_0, scaled}, {DNNL_ARG_SRC_1, y}, {DNNL_ARG_DST, scaled}}});
+        y = scaled;
+    }
+
+    void bottleneck(bool fused) {
+        bool expanded = c.kind == "ir";
+        auto hidden = image(c.c_exp, c.output_side());
         post_ops ops, sum;
-        append_relu6(ops);
-        if (!fused) layers.push_back(Conv::depthwise(c, layers[0].desc.dst_desc(), ops));
-        if (residual) sum.append_sum();
-        auto dst = residual ? layers[0].desc.src_desc() : image(c.c_out, c.output_side());
-        layers.push_back(Conv::pointwise(c, "project", layers.back().desc.dst_desc(), dst, sum));
+        append_activation(ops, c);
+        if (expanded) follow(expand(fused));
+        if (!fused) follow(Conv::depthwise(c, expanded ? y.get_desc() : image(c.c_in, c.side), hidden, ops));
+        if (c.squeezed > 0) excite();
+        if (c.residual()) sum.append_sum();
+        auto dst = c.residual() ? x.get_desc() : image(c.c_out, c.output_side());
+        follow(Conv::pointwise(c, "project", y.get_desc(), dst, sum));
+    }
+
+    // Channels last, since LayerNorm is over the last dimension.
+    void convnext() {
+        auto nhwc = image(c.c_in, c.side, Tag::acdb);
+        follow(Conv::depthwise(c, nhwc, nhwc, {}));
+
+        memory::desc pixels({c.side * c.side, c.c_in}, F32, Tag::ab), channels({c.c_in}, F32, Tag::a);
+        layer_normalization_forward::primitive_desc norm(
+            cpu, prop_kind::forward_inference, pixels, pixels, 1e-6f,
+            normalization_flags::use_scale | normalization_flags::use_shift);
+        memory rows(pixels, cpu, y.get_data_handle());
+        steps.push_back({layer_normalization_forward(norm),
+                         {{DNNL_ARG_SRC, rows}, {DNNL_ARG_DST, rows},
+                          {DNNL_ARG_SCALE, c.tensor("norm.w", channels, Tag::a)},
+                          {DNNL_ARG_SHIFT, c.tensor("norm.b", channels, Tag::a)}}});
+
+        post_ops gelu, ops;
+        gelu.append_eltwise(algorithm::eltwise_gelu_erf, 0.f, 0.f);
+        follow(Conv::pointwise(c, "expand", nhwc, image(c.c_exp, c.side), gelu));
+        memory::desc scale = image(c.c_out, 1, Tag::abcd);
+        ops.append_binary(algorithm::binary_mul, scale);
+        if (c.residual()) ops.append_sum();
+        Conv project = Conv::pointwise(c, "project", y.get_desc(), image(c.c_out, c.side, Tag::acdb), ops);
+        project.args.emplace(DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1,
+                             c.tensor("scale.w", scale, Tag::abcd));
+        follow(project);
     }
 
 public:
-    Network(const Case &c, bool fused) : residual(c.residual()) {
-        if (fused && c.kind != "ir") throw Unsupported("not a block");
-        if (c.kind == "ir")
-            block(c, fused);
+    Network(const Case &given, bool fused) : c(given) {
+        if (fused && c.kind != "ir") throw Unsupported("no expansion before a depthwise convolution");
+        if (c.bottleneck())
+            bottleneck(fused);
+        else if (c.kind == "cnx")
+            convnext();
         else if (c.kind == "dw")
-            layers.push_back(Conv::depthwise(c, image(c.c_in, c.side), {}));
+            follow(Conv::depthwise(c, image(c.c_in, c.side), image(c.c_out, c.output_side()), {}));
         else if (c.kind == "pw")
-            layers.push_back(Conv::pointwise(c, "pointwise", image(c.c_in, c.side), image(c.c_out, c.side), {}));
+            follow(Conv::pointwise(c, "pointwise", image(c.c_in, c.side), image(c.c_out, c.side), {}));
         else
             throw Unsupported("no layer of kind " + c.kind);
-
-        memory last = x = c.tensor("x.nhwc", layers[0].desc.src_desc(), Tag::acdb);
-        for (Conv &layer : layers) {
-            layer.args.emplace(DNNL_ARG_SRC, last);
-            layer.args.emplace(DNNL_ARG_DST, last = memory(layer.desc.dst_desc(), cpu));
-        }
-        y = last;
     }
 
     // The residual is summed onto what is in y: in a network that is x, whose memory the output takes over. So no
     // copy is timed, and the sums may grow from call to call.
     void run() {
-        for (Conv &layer : layers) layer.primitive.execute(queue, layer.args);
+        for (Step &step : steps) step.operation.execute(queue, step.args);
         queue.wait();
     }
 
     void output(const std::string &path) {
-        if (residual) {
+        if (c.residual()) {
             reorder(x, y).execute(queue, x, y);
             queue.wait();
         }

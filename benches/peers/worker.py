@@ -12,13 +12,17 @@ import numpy as np
 THREADS = int(sys.argv[2])
 
 
+class Unsupported(Exception):
+    """The library has no such layer."""
+
+
 class Litert:
     """XNNPACK, which LiteRT delegates f32 convolutions to."""
-    layout = "nhwc"
+    layout, model = "nhwc", "model.tflite"
 
     def __init__(self, folder, shape, x):
         from ai_edge_litert.interpreter import Interpreter
-        self.interpreter = Interpreter(str(folder / "model.tflite"), num_threads=THREADS)
+        self.interpreter = Interpreter(str(folder / self.model), num_threads=THREADS)
         self.interpreter.allocate_tensors()
         self.interpreter.set_tensor(self.interpreter.get_input_details()[0]["index"], x)
         operators = [o["op_name"] for o in self.interpreter._get_ops_details()]
@@ -31,14 +35,14 @@ class Litert:
 
 
 class Onnxruntime:
-    layout = "nchw"
+    layout, model = "nchw", "model.onnx"
 
     def __init__(self, folder, shape, x):
         import onnxruntime
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
         session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+            str(folder / self.model), options, providers=["CPUExecutionProvider"])
         value = onnxruntime.OrtValue
         self.y = value.ortvalue_from_shape_and_type(session.get_outputs()[0].shape, np.float32)
         self.binding = session.io_binding()
@@ -52,12 +56,12 @@ class Onnxruntime:
 
 class Openvino:
     """With NHWC at both ends, which is how its convolutions work inside: no reorders."""
-    layout = "nhwc"
+    layout, model = "nhwc", "model.onnx"
 
     def __init__(self, folder, shape, x):
         import openvino
         from openvino.preprocess import PrePostProcessor
-        model = openvino.Core().read_model(folder / "model.onnx")
+        model = openvino.Core().read_model(folder / self.model)
         ends = PrePostProcessor(model)
         images = [ends.input()] + [ends.output()] * (len(model.output(0).shape) == 4)
         for end in images:
@@ -75,8 +79,10 @@ class Openvino:
 
 
 def load(library, line):
-    name, kind, side, c_in, *_, folder = line.split(" ", 8)
+    name, kind, side, c_in, *_, folder = line.split(" ", 10)
     folder, side, c_in = Path(folder), int(side), int(c_in)
+    if not (folder / library.model).exists():
+        raise Unsupported(f"no {library.model} of kind {kind}")
     shape = (1, side, side, c_in) if library.layout == "nhwc" else (1, c_in, side, side)
     x = np.fromfile(folder / f"x.{library.layout}.f32", "<f4").reshape(shape)
     return library(folder, shape, x)
@@ -118,6 +124,8 @@ def main():
             else:
                 raise ValueError(f"no command {command}")
             print("ok", answer, flush=True)
+        except Unsupported as reason:
+            print("unsupported", reason, flush=True)
         except Exception as error:  # whatever a library throws is its answer
             print("error", type(error).__name__, str(error).replace("\n", " "), flush=True)
 

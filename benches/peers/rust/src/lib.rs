@@ -31,18 +31,25 @@ pub struct Case {
     pub c_out: usize,
     pub stride: usize,
     pub kernel: usize,
+    /// Of the expansion and of the depthwise convolution.
+    pub activation: String,
+    /// Channels between the layers of squeeze-and-excite; 0: there is none.
+    pub squeezed: usize,
     dir: PathBuf,
 }
 
 impl Case {
-    /// From `NAME KIND H C_IN C_EXP C_OUT STRIDE KERNEL DIR`.
+    /// From `NAME KIND H C_IN C_EXP C_OUT STRIDE KERNEL ACTIVATION SQUEEZED DIR`.
     fn parse(line: &str) -> Result<Self> {
-        let fields: Vec<&str> = line.splitn(9, ' ').collect();
-        let [_, kind, sizes @ .., dir] = &fields[..] else { Err("too few fields")? };
+        let fields: Vec<&str> = line.splitn(11, ' ').collect();
+        let [_, kind, sizes @ .., activation, squeezed, dir] = &fields[..] else {
+            Err("too few fields")?
+        };
         let sizes = sizes.iter().map(|s| s.parse()).collect::<Result<Vec<usize>, _>>()?;
         let [side, c_in, c_exp, c_out, stride, kernel] = sizes[..] else { Err("too few fields")? };
-        let (kind, dir) = (String::from(*kind), PathBuf::from(dir));
-        Ok(Self { kind, side, c_in, c_exp, c_out, stride, kernel, dir })
+        let (kind, activation) = (String::from(*kind), String::from(*activation));
+        let (squeezed, dir) = (squeezed.parse()?, PathBuf::from(dir));
+        Ok(Self { kind, side, c_in, c_exp, c_out, stride, kernel, activation, squeezed, dir })
     }
 
     pub fn path(&self, file: &str) -> PathBuf {

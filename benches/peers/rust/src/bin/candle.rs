@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use candle_core::{Device, Tensor};
-use mbconv_peers::{Case, Engine, Result, serve};
+use mbconv_peers::{Case, Engine, Result, Unsupported, serve};
 
 /// A convolution with its bias.
 struct Conv {
@@ -63,6 +63,9 @@ impl Engine for Candle {
     fn load(case: &Case) -> Result<Self> {
         let &Case { side, c_in, c_exp, c_out, .. } = case;
         let layers = match case.kind.as_str() {
+            "ir" if case.activation != "relu6" => {
+                return Err(Unsupported("only blocks with relu6 are written for it".into()).into());
+            }
             "ir" => vec![
                 Conv::pointwise(case, "expand", [c_in, c_exp], true)?,
                 Conv::depthwise(case, true)?,

@@ -13,9 +13,10 @@ use std::time::Instant;
 use efficientnet_lite0::network::Network;
 
 use mbconv::{
-    Activation, BottleneckParams, BottleneckPlan, Depthwise, DepthwiseParams, DepthwisePlan,
-    InvertedBottleneck, Isa, Padding, PlanOptions, Pointwise, PointwiseParams, PointwisePlan,
-    Schedule, Scratch, Shape, measure_peak,
+    Activation, BottleneckParams, BottleneckPlan, ConvNextBlock, ConvNextParams, Depthwise,
+    DepthwiseParams, DepthwisePlan, InvertedBottleneck, Isa, LayerNormParams, Padding, PlanOptions,
+    Pointwise, PointwiseParams, PointwisePlan, Residual, Schedule, Scratch, Shape,
+    SqueezeExciteParams, measure_peak,
 };
 use mbconv_peers::{Case, Engine, Result, Unsupported, serve, threads};
 use pool::Pool;
@@ -23,7 +24,7 @@ use pool::Pool;
 enum Plan {
     Pointwise(PointwisePlan),
     Depthwise(DepthwisePlan),
-    Bottleneck(BottleneckPlan, Scratch),
+    Block(Box<BottleneckPlan>, Scratch),
     Network(Box<Network>),
 }
 
@@ -82,8 +83,8 @@ impl Layer {
         PointwiseParams::new(c_in, c_out, &self.weights).bias(&self.bias)
     }
 
-    fn depthwise(&self, case: &Case) -> DepthwiseParams<'_> {
-        DepthwiseParams::new(case.c_exp, [case.kernel; 2], &self.weights)
+    fn depthwise(&self, case: &Case, channels: usize) -> DepthwiseParams<'_> {
+        DepthwiseParams::new(channels, [case.kernel; 2], &self.weights)
             .bias(&self.bias)
             .stride([case.stride; 2])
             .padding(Padding::uniform(case.kernel / 2))
@@ -104,25 +105,13 @@ impl Plan {
             }
             "dw" => {
                 let layer = Layer::load(case, "depthwise", "w.hwc")?;
-                let plan = Depthwise::new(&layer.depthwise(case))?.plan_with(shape, &options)?;
+                let plan = Depthwise::new(&layer.depthwise(case, case.c_exp))?
+                    .plan_with(shape, &options)?;
                 let len = plan.output_len();
                 (Self::Depthwise(plan), len)
             }
-            "ir" => {
-                let expand = Layer::load(case, "expand", "w")?;
-                let depthwise = Layer::load(case, "depthwise", "w.hwc")?;
-                let project = Layer::load(case, "project", "w")?;
-                let relu6 = Activation::Relu6;
-                let params = BottleneckParams::new(
-                    depthwise.depthwise(case).activation(relu6),
-                    project.pointwise(case.c_exp, case.c_out),
-                )
-                .expand(expand.pointwise(case.c_in, case.c_exp).activation(relu6))
-                .residual(case.residual());
-                let plan = InvertedBottleneck::new(&params)?.plan_with(shape, &options)?;
-                let (len, scratch) = (plan.output_len(), plan.scratch());
-                (Self::Bottleneck(plan, scratch), len)
-            }
+            "ir" | "sep" => Self::block(bottleneck(case)?.plan_with(shape, &options)?),
+            "cnx" => Self::block(convnext(case)?.plan_with(shape, &options)?),
             "net" if threads() > 1 => {
                 return Err(Unsupported("the example's network runs on one thread".into()).into());
             }
@@ -134,6 +123,65 @@ impl Plan {
             _ => return Err(case.unsupported()),
         })
     }
+
+    fn block(plan: BottleneckPlan) -> (Self, usize) {
+        let (len, scratch) = (plan.output_len(), plan.scratch());
+        (Self::Block(Box::new(plan), scratch), len)
+    }
+}
+
+/// A block of MobileNetV2 or V3, or without its expansion.
+fn bottleneck(case: &Case) -> Result<InvertedBottleneck> {
+    let &Case { c_in, c_exp, c_out, squeezed, .. } = case;
+    let activation = match case.activation.as_str() {
+        "relu" => Activation::Relu,
+        "relu6" => Activation::Relu6,
+        "hardswish" => Activation::HardSwish,
+        other => return Err(format!("no activation {other}").into()),
+    };
+    let depthwise = Layer::load(case, "depthwise", "w.hwc")?;
+    let project = Layer::load(case, "project", "w")?;
+    let mut params = BottleneckParams::new(
+        depthwise.depthwise(case, c_exp).activation(activation),
+        project.pointwise(c_exp, c_out),
+    )
+    .residual(case.residual());
+    let expand;
+    if case.kind == "ir" {
+        expand = Layer::load(case, "expand", "w")?;
+        params = params.expand(expand.pointwise(c_in, c_exp).activation(activation));
+    }
+    let excite;
+    if squeezed > 0 {
+        excite = [Layer::load(case, "se.reduce", "w")?, Layer::load(case, "se.expand", "w")?];
+        let gate = Activation::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 };
+        params = params.squeeze_excite(SqueezeExciteParams::new(
+            excite[0].pointwise(c_exp, squeezed).activation(Activation::Relu),
+            excite[1].pointwise(squeezed, c_exp).activation(gate),
+        ));
+    }
+    Ok(InvertedBottleneck::new(&params)?)
+}
+
+fn convnext(case: &Case) -> Result<ConvNextBlock> {
+    const EPSILON: f32 = 1e-6;
+    let &Case { c_in, c_exp, c_out, .. } = case;
+    let depthwise = Layer::load(case, "depthwise", "w.hwc")?;
+    let norm = Layer::load(case, "norm", "w")?;
+    let expand = Layer::load(case, "expand", "w")?;
+    let project = Layer::load(case, "project", "w")?;
+    let scale = case.tensor("scale.w")?;
+    let mut params = ConvNextParams::new(
+        depthwise.depthwise(case, c_in),
+        expand.pointwise(c_in, c_exp).activation(Activation::Gelu),
+        project.pointwise(c_exp, c_out),
+    )
+    .norm(LayerNormParams::new(&norm.weights, &norm.bias, EPSILON))
+    .scale(&scale);
+    if case.residual() {
+        params = params.residual(Residual::Input);
+    }
+    Ok(ConvNextBlock::new(&params)?)
 }
 
 impl Engine for Mbconv {
@@ -151,7 +199,7 @@ impl Engine for Mbconv {
         match &mut self.plan {
             Plan::Pointwise(plan) => plan.run_with(pool, x, y)?,
             Plan::Depthwise(plan) => plan.run_with(pool, x, y)?,
-            Plan::Bottleneck(plan, scratch) => plan.run_with(pool, x, y, scratch)?,
+            Plan::Block(plan, scratch) => plan.run_with(pool, x, y, scratch)?,
             Plan::Network(network) => y.copy_from_slice(network.run(x)?),
         }
         black_box(y);
