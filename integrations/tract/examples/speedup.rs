@@ -165,7 +165,7 @@ fn main() -> ExitCode {
         }
     };
     if let Err(error) = speedup(&options) {
-        eprintln!("speedup: {error:?}");
+        eprintln!("speedup: {error:#}");
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS

@@ -60,8 +60,35 @@ pub(crate) fn find(model: &TypedModel) -> TractResult<(Vec<Chain>, Report)> {
     let place =
         |(chain, _): &(Chain, Replaced)| order.iter().position(|id| chain.nodes.last() == Some(id));
     found.sort_by_key(place);
-    let (chains, replaced) = found.into_iter().unzip();
+    let (mut chains, replaced): (Vec<Chain>, _) = found.into_iter().unzip();
+    put_channels_last(model, &mut chains);
     Ok((chains, Report { replaced, left }))
+}
+
+/// Has the channels last in all values that go from one chain to others and nowhere else:
+/// nothing is turned between them then (EfficientNet-Lite0 on Zen 5: 4.35 ms -> 4.15 ms).
+fn put_channels_last(model: &TypedModel, chains: &mut [Chain]) {
+    let last = |format: DataFormat| match format.has_n() {
+        true => DataFormat::NHWC,
+        false => DataFormat::HWC,
+    };
+    for i in 0..chains.len() {
+        let Some(value) = chains[i].nodes.last().map(|node| OutletId::from(*node)) else {
+            continue;
+        };
+        // What is added to an output has its order, so that the two would turn together.
+        let takes = |chain: &Chain| *chain.inputs == [value];
+        let readers = model.outlet_successors(value);
+        let inside = readers.iter().all(|reader| {
+            chains.iter().any(|chain| takes(chain) && chain.nodes.contains(&reader.node))
+        });
+        if inside && chains[i].inputs.len() == 1 && !model.outputs.contains(&value) {
+            chains[i].op.to = last(chains[i].op.to);
+            for chain in chains.iter_mut().filter(|chain| takes(chain)) {
+                chain.op.from = last(chain.op.from);
+            }
+        }
+    }
 }
 
 struct Search<'m> {
@@ -251,7 +278,7 @@ impl Search<'_> {
         let op = Fused::new(packed, [first.from, end.to], end.c_out, pools, names);
         let shape = self.model.outlet_fact(first.input).ok().map(|fact| &fact.shape);
         if let Some(shape) = shape.and_then(|shape| shape.as_concrete()) {
-            op.prepare(shape)?;
+            op.check(shape)?;
         }
         let nodes = layers.iter().flat_map(|layer| &layer.nodes).copied().chain(last).collect();
         Ok((Chain { op, inputs: tvec!(first.input), nodes }, stages.to_vec()))

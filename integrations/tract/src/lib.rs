@@ -23,9 +23,9 @@
 //! # Ok::<(), TractError>(())
 //! ```
 //!
-//! Shapes may hold symbols: an operation is planned for the shapes that it sees, or ahead
-//! where the shape is known. A run takes its threads from tract's executor
-//! (`tract_linalg::multithread`) and allocates nothing but its output after the first.
+//! Shapes may hold symbols: an operation is planned for the shapes that it sees. A run takes
+//! its threads from tract's executor (`tract_linalg::multithread`) and allocates nothing but
+//! its output after the first.
 
 mod activation;
 mod chain;

@@ -27,12 +27,14 @@ pub(crate) enum Packed {
 /// An operation of mbconv. Its inputs are the image and, where a pointwise convolution
 /// adds something to its output, that.
 #[derive(Clone)]
-pub(crate) struct Fused(Arc<Inner>);
+pub(crate) struct Fused {
+    pub(crate) from: DataFormat,
+    pub(crate) to: DataFormat,
+    inner: Arc<Inner>,
+}
 
 struct Inner {
     packed: Packed,
-    from: DataFormat,
-    to: DataFormat,
     c_out: usize,
     /// The windows that the image's size goes through.
     pools: Vec<PoolSpec>,
@@ -42,9 +44,16 @@ struct Inner {
     ready: Mutex<Vec<Ready>>,
 }
 
-struct Ready {
+/// What a plan is made for.
+#[derive(Clone, Copy, PartialEq)]
+struct Key {
     shape: Shape,
+    layouts: [Layout; 2],
     threads: usize,
+}
+
+struct Ready {
+    key: Key,
     plan: Plan,
 }
 
@@ -62,67 +71,39 @@ impl Fused {
         pools: Vec<PoolSpec>,
         stages: String,
     ) -> Self {
-        Self(Arc::new(Inner { packed, from, to, c_out, pools, stages, ready: Mutex::default() }))
+        let inner = Inner { packed, c_out, pools, stages, ready: Mutex::default() };
+        Self { from, to, inner: Arc::new(inner) }
     }
 
     pub(crate) fn stages(&self) -> &str {
-        &self.0.stages
+        &self.inner.stages
     }
 
-    /// Makes the plan for images of a shape that is known ahead, so that what mbconv
-    /// refuses is refused early.
-    pub(crate) fn prepare(&self, input: &[usize]) -> mbconv::Result<()> {
-        let ready = self.0.plan(self.0.shape(input), 1)?;
-        self.0.put(ready);
-        Ok(())
+    /// What mbconv says to an input's shape.
+    pub(crate) fn check(&self, input: &[usize]) -> mbconv::Result<()> {
+        self.inner.plan(self.key(input, 1)).map(drop)
     }
-}
 
-impl Inner {
-    fn shape(&self, input: &[usize]) -> Shape {
+    fn key(&self, input: &[usize], threads: usize) -> Key {
         let h = self.from.h_axis();
         let batch = if self.from.has_n() { input[0] } else { 1 };
-        Shape::new(batch, input[h], input[h + 1])
-    }
-
-    fn plan(&self, shape: Shape, threads: usize) -> mbconv::Result<Ready> {
-        let layout = if self.from.c_is_last() { Layout::Nhwc } else { Layout::Nchw };
-        let options = PlanOptions::new().layout(layout).threads(threads);
-        let plan = match &self.packed {
-            Packed::Block(block) => {
-                let plan = block.plan_with(shape, &options)?;
-                let scratch = plan.scratch();
-                Plan::Block(Box::new(plan), scratch)
-            }
-            Packed::Depthwise(layer) => Plan::Depthwise(layer.plan_with(shape, &options)?),
-            Packed::Pointwise(layer) => Plan::Pointwise(layer.plan_with(shape, &options)?),
+        let shape = Shape::new(batch, input[h], input[h + 1]);
+        let layout = |format: DataFormat| match format.c_is_last() {
+            true => Layout::Nhwc,
+            false => Layout::Nchw,
         };
-        Ok(Ready { shape, threads, plan })
-    }
-
-    fn take(&self, shape: Shape, threads: usize) -> Option<Ready> {
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |ready: &Ready| (ready.shape, ready.threads) == (shape, threads);
-        ready.iter().position(fits).map(|at| ready.remove(at))
-    }
-
-    fn put(&self, plan: Ready) {
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        if ready.len() == KEPT {
-            ready.remove(0);
-        }
-        ready.push(plan);
+        Key { shape, layouts: [layout(self.from), layout(self.to)], threads }
     }
 
     fn output_shape<D: DimLike>(&self, input: &[D]) -> TractResult<TVec<D>> {
         let shape = self.from.shape(input)?;
         ensure!(shape.rank() == 3 + usize::from(self.from.has_n()), "an input of {input:?}");
         let mut hw: TVec<D> = shape.hw_dims().into();
-        for pool in &self.pools {
+        for pool in &self.inner.pools {
             hw = pool.computed_padding(&hw).into_iter().map(|axis| axis.convoluted).collect();
         }
         let batch = shape.n().cloned().unwrap_or_else(|| 1.into());
-        Ok(self.to.from_n_c_hw(batch, self.c_out.into(), hw)?.shape)
+        Ok(self.to.from_n_c_hw(batch, self.inner.c_out.into(), hw)?.shape)
     }
 
     #[allow(unsafe_code, reason = "hands memory to be written to the plan")]
@@ -133,11 +114,7 @@ impl Inner {
             Executor::MultiThread(pool) => (pool.current_num_threads(), &Rayon::in_pool(pool)),
             Executor::RayonGlobal => (rayon::current_num_threads(), &Rayon::new()),
         };
-        let shape = self.shape(inputs[0].shape());
-        let mut ready = match self.take(shape, threads) {
-            Some(ready) => ready,
-            None => self.plan(shape, threads)?,
-        };
+        let mut ready = self.inner.take(self.key(inputs[0].shape(), threads))?;
         let input = elements(&inputs[0])?;
         let added = inputs.get(1).map(elements).transpose()?;
         let (mut output, target);
@@ -153,8 +130,45 @@ impl Inner {
             Plan::Depthwise(plan) => plan.run_uninit(executor, input, target)?,
             Plan::Pointwise(plan) => plan.run_uninit(executor, input, added, target)?,
         };
-        self.put(ready);
+        self.inner.put(ready);
         Ok(output)
+    }
+}
+
+impl Inner {
+    fn plan(&self, key: Key) -> mbconv::Result<Ready> {
+        let [input, output] = key.layouts;
+        let options = PlanOptions::new().input_layout(input).output_layout(output);
+        let options = options.threads(key.threads);
+        let plan = match &self.packed {
+            Packed::Block(block) => {
+                let plan = block.plan_with(key.shape, &options)?;
+                let scratch = plan.scratch();
+                Plan::Block(Box::new(plan), scratch)
+            }
+            Packed::Depthwise(layer) => Plan::Depthwise(layer.plan_with(key.shape, &options)?),
+            Packed::Pointwise(layer) => Plan::Pointwise(layer.plan_with(key.shape, &options)?),
+        };
+        Ok(Ready { key, plan })
+    }
+
+    fn take(&self, key: Key) -> mbconv::Result<Ready> {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        match ready.iter().position(|ready| ready.key == key) {
+            Some(at) => Ok(ready.remove(at)),
+            None => {
+                drop(ready);
+                self.plan(key)
+            }
+        }
+    }
+
+    fn put(&self, plan: Ready) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if ready.len() == KEPT {
+            ready.remove(0);
+        }
+        ready.push(plan);
     }
 }
 
@@ -164,14 +178,14 @@ fn elements(tensor: &TValue) -> TractResult<&[f32]> {
 
 impl fmt::Debug for Fused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}({})", self.name(), self.0.stages)
+        write!(f, "{}({})", self.name(), self.stages())
     }
 }
 
 /// Two are the same when they share their weights.
 impl PartialEq for Fused {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.inner, &other.inner) && (self.from, self.to) == (other.from, other.to)
     }
 }
 
@@ -179,7 +193,7 @@ impl Eq for Fused {}
 
 impl Op for Fused {
     fn name(&self) -> StaticName {
-        match self.0.packed {
+        match self.inner.packed {
             Packed::Block(_) => "MbconvBlock",
             Packed::Depthwise(_) => "MbconvDepthwise",
             Packed::Pointwise(_) => "MbconvPointwise",
@@ -188,7 +202,7 @@ impl Op for Fused {
     }
 
     fn info(&self) -> TractResult<Vec<String>> {
-        Ok(vec![self.0.stages.clone()])
+        Ok(vec![self.inner.stages.clone()])
     }
 
     fn validation(&self) -> Validation {
@@ -202,13 +216,13 @@ impl EvalOp for Fused {
     op_out_of_plan!();
 
     fn eval(&self, _: &EvalContext<'_>, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        Ok(tvec!(self.0.run(&inputs)?.into_tvalue()))
+        Ok(tvec!(self.run(&inputs)?.into_tvalue()))
     }
 }
 
 impl TypedOp for Fused {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(tvec!(f32::fact(self.0.output_shape(&inputs[0].shape)?)))
+        Ok(tvec!(f32::fact(self.output_shape(&inputs[0].shape)?)))
     }
 
     as_op!();

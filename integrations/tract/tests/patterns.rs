@@ -276,6 +276,22 @@ fn a_transform_by_name() -> TractResult<()> {
 }
 
 #[test]
+fn between_operations_channels_are_last() -> TractResult<()> {
+    let (mut net, x) = Net::new([3, 8, 10, 9])?;
+    let y = net.block("one", x, 2, false)?;
+    let y = net.block("two", y, 1, true)?;
+    let y = net.block("three", y, 1, true)?;
+    net.clone().check(&[y])?;
+    let mut model = net.model;
+    model.select_output_outlets(&[y])?;
+    fuse(&mut model)?;
+    let shapes: Vec<_> = model.nodes().iter().map(|node| &node.outputs[0].fact.shape).collect();
+    let expected = [[3, 8, 10, 9], [3, 5, 5, 8], [3, 5, 5, 8], [3, 8, 5, 5]];
+    assert_eq!(shapes, expected.map(ShapeFact::from_dims).iter().collect::<Vec<_>>());
+    Ok(())
+}
+
+#[test]
 fn a_value_with_another_reader_is_kept() -> TractResult<()> {
     let (mut net, x) = Net::new(IMAGE)?;
     let expanded = net.conv("expand", x, 24, Spec::pointwise())?;
