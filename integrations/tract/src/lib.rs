@@ -1,5 +1,5 @@
-//! [mbconv](https://docs.rs/mbconv) in [tract](https://docs.rs/tract-core): a pass over a
-//! typed model that puts fused inverted bottlenecks in the place of convolutions.
+//! [`mbconv`] in [tract](tract_core): a pass over a typed model that puts fused inverted
+//! bottlenecks in the place of convolutions.
 //!
 //! [`fuse`] looks for 1x1 -> depthwise -> 1x1 chains, with the activations between them and
 //! the addition of the block's input, and makes each one node; depthwise and 1x1
@@ -24,8 +24,8 @@
 //! ```
 //!
 //! Shapes may hold symbols: an operation is planned for the shapes that it sees. A run takes
-//! its threads from tract's executor (`tract_linalg::multithread`) and allocates nothing but
-//! its output after the first.
+//! its threads from tract's executor (`tract_linalg::multithread`), and after the first one an
+//! operation allocates nothing but its output.
 
 mod activation;
 mod chain;
