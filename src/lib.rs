@@ -103,3 +103,8 @@ pub use shape::{Padding, Shape};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So are those for engines.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/integrating.md")]
+struct Integrating;
