@@ -27,7 +27,7 @@
 //!   schedule: fused, unfused, any tile, any batch, any number of tasks.
 //! - NaN in an input or weight makes every output that sums it NaN;
 //!   activations keep NaN. A padded tap contributes nothing, whatever its
-//!   weight. The sign of a zero result is not specified.
+//!   weight. The sign of a zero result and the bits of a NaN are not specified.
 //! - Errors are found before any work and hold the numbers ([`Error`]).
 //! - Every operation and plan is `Send + Sync` and cheap to clone.
 //!
@@ -47,7 +47,7 @@
 //!
 //! `std` (default): `MBCONV_ISA`, cache sizes from Linux where no CPUID tells them,
 //! `measure_peak`. Without it the crate is `no_std` with `alloc`. `rayon`: the
-//! executor `Rayon`.
+//! executor `Rayon`. `testing`: the module `testing`, for property tests of kernels.
 
 #![no_std]
 #![warn(unreachable_pub, clippy::std_instead_of_core, clippy::unwrap_used)]
@@ -75,6 +75,8 @@ mod schedule;
 mod shape;
 mod simd;
 mod split;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use activation::Activation;
 pub use buffer::Scratch;

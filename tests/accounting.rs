@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{Rng, isas};
+use common::isas;
+use mbconv::testing::Random;
 use mbconv::{
     BatchNorm, BottleneckParams, Caches, ChannelAxis, ConvParams, Depthwise, DepthwiseParams,
     InvertedBottleneck, Padding, PlanOptions, Pointwise, PointwiseParams, Schedule, Shape,
@@ -195,8 +196,8 @@ proptest! {
     /// A folded convolution equals the convolution and its normalisation.
     #[test]
     fn batch_norm_folds(c_in in 1usize..9, c in 1usize..9, seed: u64) {
-        let rng = &mut Rng::new(seed);
-        let mut draw = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.float()).collect() };
+        let random = &mut Random::new(seed);
+        let mut draw = |n: usize| -> Vec<f32> { (0..n).map(|_| random.float()).collect() };
         let (weights, bias, x) = (draw(c * c_in), draw(c), draw(c_in));
         let (scale, shift, mean) = (draw(c), draw(c), draw(c));
         let variance: Vec<f32> = draw(c).iter().map(|v| v.abs() + 0.1).collect();

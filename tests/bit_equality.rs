@@ -1,5 +1,5 @@
 //! One result, bit for bit: whatever schedule, tile, caches, number of tasks and
-//! executor, on every instruction set.
+//! executor, on every instruction set, whatever the data.
 
 #![allow(unsafe_code, reason = "reads what a run has initialised")]
 
@@ -7,74 +7,18 @@ mod common;
 
 use std::mem::MaybeUninit;
 
-use common::{
-    Block, Fill, Form, Layer, Placement, Pool, Rng, Window, any_activation, channels, check_bits,
-    isas, multiplier, pool, window,
+use common::configuration::Configuration;
+use common::placement::Placement;
+use common::{check_bits, config, isas, of_any_data};
+use mbconv::testing::{
+    Data, DepthwiseLayer, PointwiseLayer, Random, Window, blocks, depthwise_layers,
+    pointwise_layers, shapes,
 };
 use mbconv::{
-    Activation, Caches, Depthwise, Error, InvertedBottleneck, Layout, Padding, PlanOptions,
-    Pointwise, Result, Schedule, Shape,
+    Activation, Depthwise, Error, InvertedBottleneck, Layout, Padding, PlanOptions, Pointwise,
+    Result, Schedule, Shape,
 };
 use proptest::prelude::*;
-
-/// How a plan is made and run, if not plainly.
-#[derive(Debug, Clone, Copy)]
-struct Configuration {
-    input: Placement,
-    output: Placement,
-    schedule: Schedule,
-    caches: Caches,
-    threads: usize,
-    pool: Pool,
-}
-
-impl Configuration {
-    fn any() -> impl Strategy<Value = Self> {
-        let schedule = prop_oneof![
-            3 => Just(Schedule::Auto),
-            1 => Just(Schedule::Fused),
-            1 => Just(Schedule::Unfused),
-            2 => (1usize..=20, 1usize..=100)
-                .prop_map(|(rows, channels)| Schedule::Tiled { rows, channels }),
-        ];
-        // L2 from where little fits to where everything does.
-        let caches =
-            (10u32..=22).prop_map(|bits| Caches { l1: 1 << 12, l2: 1 << bits, l3: 1 << 20 });
-        let places = (Placement::any(), Placement::any());
-        (places, schedule, caches, 1usize..=8, pool()).prop_map(
-            |((input, output), schedule, caches, threads, pool)| Self {
-                input,
-                output,
-                schedule,
-                caches,
-                threads,
-                pool,
-            },
-        )
-    }
-
-    /// For these shapes and channels of input and output.
-    fn options(&self, input: (Shape, usize), output: (Shape, usize)) -> PlanOptions {
-        let options =
-            PlanOptions::new().schedule(self.schedule).caches(self.caches).threads(self.threads);
-        let options = self.input.input(options, input.0, input.1);
-        self.output.output(options, output.0, output.1)
-    }
-}
-
-/// As many as a run of these tests needs to have seen, unless fewer are asked for.
-fn config() -> ProptestConfig {
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() {
-        ProptestConfig::default().cases
-    } else {
-        700
-    };
-    ProptestConfig { cases, ..ProptestConfig::default() }
-}
-
-fn shape() -> impl Strategy<Value = Shape> {
-    (1usize..=3, 1usize..=15, 1usize..=15).prop_map(|(n, h, w)| Shape::new(n, h, w))
-}
 
 /// Where a run can write.
 enum Output<'a> {
@@ -108,25 +52,22 @@ fn output(
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(config(700))]
 
     #[test]
     fn pointwise(
         configuration in Configuration::any(),
-        act in any_activation(),
-        shape in shape(),
-        c in [channels(), channels()],
+        (data, layer) in of_any_data(pointwise_layers),
+        shape in shapes(3, 15),
         residual: bool,
         seed: u64,
     ) {
-        let rng = &mut Rng::new(seed);
-        let [c_in, c_out] = c;
-        let layer = Layer::new(rng, Fill::Real, c_in * c_out, c_out, act);
-        let x = Fill::Real.vec(rng, shape.elements(c_in).unwrap());
-        let r = Fill::Real.vec(rng, shape.elements(c_out).unwrap());
+        let PointwiseLayer { c_in, c_out, .. } = layer;
+        let x = data.tensor(seed, shape.elements(c_in).unwrap());
+        let r = data.tensor(!seed, shape.elements(c_out).unwrap());
         let r = residual.then_some(&*r);
         for isa in isas() {
-            let op = Pointwise::with_isa(&layer.pointwise(c_in, c_out), isa).unwrap();
+            let op = Pointwise::with_isa(&layer.params(), isa).unwrap();
             let plain = op.plan(shape).unwrap();
             let mut expected = vec![f32::NAN; plain.output_len()];
             match r {
@@ -153,20 +94,14 @@ proptest! {
     #[test]
     fn depthwise(
         configuration in Configuration::any(),
-        act in any_activation(),
-        shape in shape(),
-        c in channels(),
-        multiplier in multiplier(),
-        window in window(),
+        (data, layer) in of_any_data(depthwise_layers),
+        shape in shapes(3, 15),
         seed: u64,
     ) {
-        let rng = &mut Rng::new(seed);
-        let outputs = c * multiplier;
-        let taps = window.kernel[0] * window.kernel[1];
-        let layer = Layer::new(rng, Fill::Real, taps * outputs, outputs, act);
-        let x = Fill::Real.vec(rng, shape.elements(c).unwrap());
+        let (c, outputs) = (layer.channels, layer.channels * layer.multiplier);
+        let x = data.tensor(seed, shape.elements(c).unwrap());
         for isa in isas() {
-            let op = Depthwise::with_isa(&layer.depthwise(c, &window), isa).unwrap();
+            let op = Depthwise::with_isa(&layer.params(), isa).unwrap();
             let plain = match op.plan(shape) {
                 Err(Error::EmptyOutput { .. }) => return Ok(()),
                 plan => plan.unwrap(),
@@ -188,14 +123,12 @@ proptest! {
     #[test]
     fn bottleneck(
         configuration in Configuration::any(),
-        acts in proptest::array::uniform3(any_activation()),
-        shape in shape(),
-        form in Form::any(),
+        (data, block) in of_any_data(blocks),
+        shape in shapes(3, 15),
         seed: u64,
     ) {
-        let rng = &mut Rng::new(seed);
-        let block = Block::new(rng, Fill::Real, &form, acts);
-        let x = Fill::Real.vec(rng, shape.elements(form.c[0]).unwrap());
+        let (c_in, c_out) = (block.c_in(), block.c_out());
+        let x = data.tensor(seed, shape.elements(c_in).unwrap());
         for isa in isas() {
             let op = InvertedBottleneck::with_isa(&block.params(), isa).unwrap();
             let unfused = PlanOptions::new().schedule(Schedule::Unfused);
@@ -205,12 +138,11 @@ proptest! {
             };
             let mut expected = vec![f32::NAN; plain.output_len()];
             plain.run(&x, &mut expected, &mut plain.scratch()).unwrap();
-            let c_out = if form.project { form.c[2] } else { form.c[1] };
-            let ends = [(shape, form.c[0]), (plain.output_shape(), c_out)];
+            let ends = [(shape, c_in), (plain.output_shape(), c_out)];
             let Configuration { input, output, pool, .. } = configuration;
             let plan = op.plan_with(shape, &configuration.options(ends[0], ends[1])).unwrap();
             let mut scratch = plan.scratch();
-            let x = input.place(shape, form.c[0], &x);
+            let x = input.place(shape, c_in, &x);
             let y = self::output(output, ends[1], |y| match y {
                 Output::Uninitialised(y) => {
                     plan.run_uninit(&pool, &x, y, &mut scratch).map(drop)
@@ -227,7 +159,7 @@ proptest! {
 /// rows of more vectors than are looked at together.
 #[test]
 fn large_layers_in_every_layout() {
-    let rng = &mut Rng::new(11);
+    let (random, data) = (&mut Random::new(11), Data::Ordinary);
     let (dense, gaps) = (None, Some([3, 0, 5, 1]));
     let places = [(Layout::Nhwc, dense), (Layout::Nchw, dense), (Layout::Nhwc, gaps)]
         .into_iter()
@@ -239,11 +171,11 @@ fn large_layers_in_every_layout() {
         (Shape::new(2, 4, 40), 300, 23),
         (Shape::new(1, 3, 150), 5, 350),
     ] {
-        let layer = Layer::new(rng, Fill::Real, c_in * c_out, c_out, Activation::Silu);
-        let x = Fill::Real.vec(rng, shape.elements(c_in).unwrap());
-        let r = Fill::Real.vec(rng, shape.elements(c_out).unwrap());
+        let layer = PointwiseLayer::new(random, data, [c_in, c_out], Activation::Silu);
+        let x = data.tensor(1, shape.elements(c_in).unwrap());
+        let r = data.tensor(2, shape.elements(c_out).unwrap());
         for isa in isas() {
-            let op = Pointwise::with_isa(&layer.pointwise(c_in, c_out), isa).unwrap();
+            let op = Pointwise::with_isa(&layer.params(), isa).unwrap();
             let mut expected = vec![f32::NAN; r.len()];
             op.plan(shape).unwrap().run_residual(&x, &r, &mut expected).unwrap();
             for (input, output) in &pairs {
@@ -266,10 +198,10 @@ fn large_layers_in_every_layout() {
     ] {
         let padding = Padding::SameUpper;
         let window = Window { kernel: [kernel; 2], stride: [stride; 2], dilation: [1, 1], padding };
-        let layer = Layer::new(rng, Fill::Real, kernel * kernel * c, c, Activation::Relu6);
-        let x = Fill::Real.vec(rng, shape.elements(c).unwrap());
+        let layer = DepthwiseLayer::new(random, data, [c, 1], window, Activation::Relu6);
+        let x = data.tensor(3, shape.elements(c).unwrap());
         for isa in isas() {
-            let op = Depthwise::with_isa(&layer.depthwise(c, &window), isa).unwrap();
+            let op = Depthwise::with_isa(&layer.params(), isa).unwrap();
             let plan = op.plan(shape).unwrap();
             let mut expected = vec![f32::NAN; plan.output_len()];
             plan.run(&x, &mut expected).unwrap();

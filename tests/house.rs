@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 7] = [
     &["split"],
     &["executor", "schedule"],
     &["kernel"],
-    &["pack", "reference"],
+    &["pack", "reference", "testing"],
     &["activation", "buffer", "error", "fold", "isa", "layout", "params", "shape", "simd"],
 ];
 

@@ -13,7 +13,8 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use common::{Block, Fill, Layer, Rng, Window, isas};
+use common::isas;
+use mbconv::testing::{Data, First, Form, Random, Window};
 use mbconv::{
     Activation, Depthwise, Executor, InvertedBottleneck, Padding, PlanOptions, Pointwise, Schedule,
     Serial, Shape,
@@ -88,31 +89,24 @@ fn run_allocates_nothing() {
 }
 
 fn run_all(executor: &dyn Executor, options: PlanOptions) {
-    let rng = &mut Rng::new(7);
+    let (random, data) = (&mut Random::new(7), Data::Ordinary);
     let shape = Shape::new(2, 9, 11);
     let c = [5, 30, 7];
     let window =
         Window { kernel: [3, 3], stride: [2, 2], dilation: [1, 1], padding: Padding::SameUpper };
+    let form = Form { c, first: First::Expand, window, project: true, residual: false };
     for act in [Activation::Relu6, Activation::Silu] {
-        let block = Block {
-            c,
-            stem: None,
-            expand: Some(Layer::new(rng, Fill::Real, c[0] * c[1], c[1], act)),
-            depthwise: Layer::new(rng, Fill::Real, 9 * c[1], c[1], act),
-            project: Some(Layer::new(rng, Fill::Real, c[1] * c[2], c[2], Activation::Identity)),
-            window,
-            residual: false,
-        };
+        let block = form.block(random, data, [act, act, Activation::Identity]);
         let expand = block.expand.as_ref().unwrap();
-        let x = Fill::Real.vec(rng, shape.elements(c[0]).unwrap());
+        let x = data.tensor(1, shape.elements(c[0]).unwrap());
         let mut middle = vec![0.0; shape.elements(c[1]).unwrap()];
         for isa in isas() {
-            let op = Pointwise::with_isa(&expand.pointwise(c[0], c[1]), isa).unwrap();
+            let op = Pointwise::with_isa(&expand.params(), isa).unwrap();
             let plan = op.plan_with(shape, &options).unwrap();
             let run = || plan.run_with(executor, &x, &mut middle).unwrap();
             counted(&plan.kernel_name(), run);
 
-            let op = Depthwise::with_isa(&block.depthwise.depthwise(c[1], &window), isa).unwrap();
+            let op = Depthwise::with_isa(&block.depthwise.params(), isa).unwrap();
             let plan = op.plan_with(shape, &options).unwrap();
             let mut y = vec![0.0; plan.output_shape().elements(c[1]).unwrap()];
             let run = || plan.run_with(executor, &middle, &mut y).unwrap();

@@ -1,73 +1,89 @@
-//! Every operation against the reference, on random shapes, on every
-//! instruction set.
+//! Every operation against the reference, on random shapes and any data, on every
+//! instruction set: the same numbers where sums are exact, else within the bound, of the
+//! reference and of each other.
 
 mod common;
 
 use std::mem::MaybeUninit;
 
-use common::{
-    Block, Bound, Fill, Form, Layer, Rng, Window, activation_for, any_fill, channels, check_bits,
-    check_exact, isas, multiplier, window,
+use common::{check, check_bits, config, isas, of_any_data};
+use mbconv::testing::{
+    Bound, Data, DepthwiseLayer, PointwiseLayer, Random, Window, blocks, depthwise_layers,
+    pointwise_layers, same_numbers, shapes,
 };
 use mbconv::{
-    Activation, Depthwise, Error, InvertedBottleneck, Padding, PlanOptions, Pointwise, Schedule,
-    Shape, reference,
+    Activation, Depthwise, Error, InvertedBottleneck, Padding, PlanOptions, Pointwise, Result,
+    Schedule, Shape, reference,
 };
 use proptest::prelude::*;
 
-fn shape() -> impl Strategy<Value = Shape> {
-    (1usize..=3, 1usize..=19, 1usize..=19).prop_map(|(n, h, w)| Shape::new(n, h, w))
+/// The truth and how a result may differ from it.
+struct Judge {
+    expected: Vec<f32>,
+    /// None where it may not.
+    bound: Option<Bound>,
+    /// What the first instruction set gave.
+    first: Option<Vec<f32>>,
+}
+
+impl Judge {
+    fn new(expected: Vec<f32>, data: Data, bound: impl FnOnce() -> Result<Bound>) -> Self {
+        let bound = (!data.is_exact()).then(|| bound().unwrap());
+        Self { expected, bound, first: None }
+    }
+
+    fn judge(&mut self, context: &str, actual: &[f32]) {
+        match &self.bound {
+            None => check(context, same_numbers(&self.expected, actual)),
+            Some(bound) => {
+                check(context, bound.check(&self.expected, actual));
+                let first = self.first.get_or_insert_with(|| actual.to_vec());
+                check(&format!("{context}, of the first"), bound.check(first, actual));
+            }
+        }
+    }
+
+    fn empty(&self) -> Vec<f32> {
+        vec![1234.5; self.expected.len()]
+    }
 }
 
 proptest! {
+    #![proptest_config(config(500))]
+
     #[test]
     fn pointwise(
-        (fill, act) in any_fill().prop_flat_map(|f| (Just(f), activation_for(f))),
-        shape in shape(),
-        c_in in channels(),
-        c_out in channels(),
+        (data, layer) in of_any_data(pointwise_layers),
+        shape in shapes(3, 19),
         residual: bool,
         seed: u64,
     ) {
-        let rng = &mut Rng::new(seed);
-        let layer = Layer::new(rng, fill, c_in * c_out, c_out, act);
-        let params = layer.pointwise(c_in, c_out);
-        let x = fill.vec(rng, shape.elements(c_in).unwrap());
-        let r = fill.vec(rng, shape.elements(c_out).unwrap());
-        let expected = reference::pointwise(&params, shape, &x, residual.then_some(&r)).unwrap();
-        let mut bound = Bound::exact(&x).pointwise(&layer, c_in, c_out, shape);
-        if residual {
-            bound = bound.residual(&r);
-        }
+        let PointwiseLayer { c_in, c_out, .. } = layer;
+        let params = layer.params();
+        let x = data.tensor(seed, shape.elements(c_in).unwrap());
+        let r = data.tensor(!seed, shape.elements(c_out).unwrap());
+        let r = residual.then_some(&*r);
+        let expected = reference::pointwise(&params, shape, &x, r).unwrap();
+        let mut judge = Judge::new(expected, data, || Bound::pointwise(&params, shape, &x, r));
         for isa in isas() {
             let plan = Pointwise::with_isa(&params, isa).unwrap().plan(shape).unwrap();
-            let mut y = vec![f32::NAN; expected.len()];
-            if residual {
-                plan.run_residual(&x, &r, &mut y).unwrap();
-            } else {
-                plan.run(&x, &mut y).unwrap();
+            let mut y = judge.empty();
+            match r {
+                Some(r) => plan.run_residual(&x, r, &mut y).unwrap(),
+                None => plan.run(&x, &mut y).unwrap(),
             }
-            match fill {
-                Fill::Integer => check_exact(&plan.kernel_name(), &expected, &y),
-                Fill::Real => bound.check(&plan.kernel_name(), &expected, &y),
-            }
+            judge.judge(&plan.kernel_name(), &y);
         }
     }
 
     #[test]
     fn depthwise(
-        (fill, act) in any_fill().prop_flat_map(|f| (Just(f), activation_for(f))),
-        shape in shape(),
-        c in channels(),
-        multiplier in multiplier(),
-        window in window(),
+        (data, layer) in of_any_data(depthwise_layers),
+        shape in shapes(3, 19),
         seed: u64,
     ) {
-        let rng = &mut Rng::new(seed);
-        let taps = window.kernel[0] * window.kernel[1];
-        let layer = Layer::new(rng, fill, taps * c * multiplier, c * multiplier, act);
-        let params = layer.depthwise(c, &window);
-        let x = fill.vec(rng, shape.elements(c).unwrap());
+        let params = layer.params();
+        let x = data.tensor(seed, shape.elements(layer.channels).unwrap());
         let expected = match reference::depthwise(&params, shape, &x) {
             Ok(expected) => expected,
             Err(error) => {
@@ -79,31 +95,24 @@ proptest! {
                 return Ok(());
             }
         };
-        let bound = Bound::exact(&x).depthwise(&layer, c, &window, shape);
+        let mut judge = Judge::new(expected, data, || Bound::depthwise(&params, shape, &x));
         for isa in isas() {
             let plan = Depthwise::with_isa(&params, isa).unwrap().plan(shape).unwrap();
-            let mut y = vec![f32::NAN; expected.len()];
+            let mut y = judge.empty();
             plan.run(&x, &mut y).unwrap();
-            match fill {
-                Fill::Integer => check_exact(&plan.kernel_name(), &expected, &y),
-                Fill::Real => bound.check(&plan.kernel_name(), &expected, &y),
-            }
+            judge.judge(&plan.kernel_name(), &y);
         }
     }
 
     #[test]
     fn bottleneck(
-        (fill, acts) in any_fill()
-            .prop_flat_map(|f| (Just(f), proptest::array::uniform3(activation_for(f)))),
-        shape in shape(),
-        form in Form::any(),
+        (data, block) in of_any_data(blocks),
+        shape in shapes(3, 19),
         tile in (1usize..=20, 1usize..=100),
         seed: u64,
     ) {
-        let rng = &mut Rng::new(seed);
-        let block = Block::new(rng, fill, &form, acts);
         let params = block.params();
-        let x = fill.vec(rng, shape.elements(form.c[0]).unwrap());
+        let x = data.tensor(seed, shape.elements(block.c_in()).unwrap());
         let expected = match reference::bottleneck(&params, shape, &x) {
             Ok(expected) => expected,
             Err(error) => {
@@ -115,6 +124,7 @@ proptest! {
                 return Ok(());
             }
         };
+        let mut judge = Judge::new(expected, data, || Bound::bottleneck(&params, shape, &x));
         let (rows, channels) = tile;
         for isa in isas() {
             let op = InvertedBottleneck::with_isa(&params, isa).unwrap();
@@ -125,18 +135,15 @@ proptest! {
                 let options = PlanOptions::new().schedule(schedule);
                 let plan = op.plan_with(shape, &options).unwrap();
                 let context = format!("{} {}", plan.kernel_name(), plan.explain());
-                let mut y = vec![f32::NAN; expected.len()];
+                let mut y = judge.empty();
                 let mut scratch = plan.scratch();
                 // NaN, should anything be read before it is written.
                 scratch.fill(MaybeUninit::new(0xff));
                 plan.run(&x, &mut y, &mut scratch).unwrap();
-                match (fill, &first) {
+                match &first {
                     // One result, bit for bit, whatever the schedule.
-                    (_, Some(first)) => check_bits(&context, first, &y),
-                    (Fill::Integer, None) => check_exact(&context, &expected, &y),
-                    (Fill::Real, None) => {
-                        block.bound(shape, plan.output_shape(), &x).check(&context, &expected, &y);
-                    }
+                    Some(first) => check_bits(&context, first, &y),
+                    None => judge.judge(&context, &y),
                 }
                 first.get_or_insert(y);
             }
@@ -147,28 +154,29 @@ proptest! {
 /// Every count of channels up to two vectors and one, as tails come.
 #[test]
 fn channel_tails() {
-    let rng = &mut Rng::new(1);
+    let (random, data, act) = (&mut Random::new(1), Data::Integer, Activation::Relu6);
     let shape = Shape::new(1, 5, 6);
     let window =
         Window { kernel: [3, 3], stride: [1, 1], dilation: [1, 1], padding: Padding::uniform(1) };
     for isa in isas() {
         for c in 1..=2 * isa.lanes() + 1 {
-            let layer = Layer::new(rng, Fill::Integer, 9 * c, c, Activation::Relu6);
-            let x = Fill::Integer.vec(rng, 30 * c);
-            let params = layer.depthwise(c, &window);
+            let layer = DepthwiseLayer::new(random, data, [c, 1], window, act);
+            let x = data.tensor(c as u64, 30 * c);
+            let params = layer.params();
             let mut y = vec![0.0; 30 * c];
             let plan = Depthwise::with_isa(&params, isa).unwrap().plan(shape).unwrap();
             plan.run(&x, &mut y).unwrap();
-            check_exact("depthwise", &reference::depthwise(&params, shape, &x).unwrap(), &y);
+            let expected = reference::depthwise(&params, shape, &x).unwrap();
+            check("depthwise", same_numbers(&expected, &y));
 
             for c_out in 1..=2 * isa.lanes() + 1 {
-                let layer = Layer::new(rng, Fill::Integer, c * c_out, c_out, Activation::Relu6);
-                let params = layer.pointwise(c, c_out);
+                let layer = PointwiseLayer::new(random, data, [c, c_out], act);
+                let params = layer.params();
                 let mut y = vec![0.0; 30 * c_out];
                 let plan = Pointwise::with_isa(&params, isa).unwrap().plan(shape).unwrap();
                 plan.run(&x, &mut y).unwrap();
                 let expected = reference::pointwise(&params, shape, &x, None).unwrap();
-                check_exact("pointwise", &expected, &y);
+                check("pointwise", same_numbers(&expected, &y));
             }
         }
     }

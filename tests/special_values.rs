@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{Placement, Rng, check_exact, isas};
+use common::placement::Placement;
+use common::{check_exact, isas};
+use mbconv::testing::Random;
 use mbconv::{
     Activation, BottleneckParams, ConvParams, Depthwise, DepthwiseParams, InvertedBottleneck,
     Layout, Padding, PlanOptions, Pointwise, PointwiseParams, Schedule, Shape, reference,
@@ -154,9 +156,9 @@ fn padded_stem_taps_contribute_nothing() {
 /// a channel's NaN does not leak into its neighbours' lanes.
 #[test]
 fn special_inputs_propagate() {
-    let rng = &mut Rng::new(3);
+    let random = &mut Random::new(3);
     let (shape, c_in, c_out) = (Shape::new(1, 3, 5), 11, 13);
-    let weights: Vec<f32> = (0..c_in * c_out).map(|_| rng.below(3) as f32 - 1.0).collect();
+    let weights: Vec<f32> = (0..c_in * c_out).map(|_| random.below(3) as f32 - 1.0).collect();
     let params = PointwiseParams::new(c_in, c_out, &weights).activation(Activation::Relu6);
     for special in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut x = vec![1.0; 15 * c_in];

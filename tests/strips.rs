@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Block, Fill, First, Form, Rng, Window, check_bits, isas};
+use common::{check_bits, isas};
+use mbconv::testing::{Block, Data, First, Form, Random, Window};
 use mbconv::{
     Activation::Relu6, Caches, InvertedBottleneck, Layout, Padding, PlanOptions, Schedule, Shape,
 };
@@ -12,7 +13,7 @@ fn block(c: [usize; 3], kernel: usize, stride: usize, first: First) -> Block {
     let window = Window { kernel: [kernel; 2], stride: [stride; 2], dilation: [1, 1], padding };
     let residual = stride == 1 && c[0] == c[2];
     let form = Form { c, first, window, project: true, residual };
-    Block::new(&mut Rng::new(5), Fill::Real, &form, [Relu6; 3])
+    form.block(&mut Random::new(5), Data::Ordinary, [Relu6; 3])
 }
 
 /// Scratch memory stays below three quarters of L2, whatever height and width.
@@ -61,7 +62,7 @@ fn strips_change_no_bit() {
         ] {
             let block = block(c, kernel, stride, first);
             let shape = Shape::new(1, 11, 301);
-            let x = Fill::Real.vec(&mut Rng::new(9), shape.elements(c[0]).unwrap());
+            let x = Data::Ordinary.tensor(9, shape.elements(c[0]).unwrap());
             for isa in isas() {
                 let op = InvertedBottleneck::with_isa(&block.params(), isa).unwrap();
                 let unfused = PlanOptions::new().schedule(Schedule::Unfused);
