@@ -36,24 +36,25 @@ fn convolve(layer: &PointwiseLayer, input: &[f32], rest: usize) -> Vec<f32> {
 }
 
 /// Runs the kernel on random layers and images.
-fn test(kernel: Kernel, data: Data) -> Result<(), TestError<Case>> {
+fn test(kernel: Kernel, data: Data) -> Result<(), Box<TestError<Case>>> {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     let cases = (shapes(2, 9), pointwise_layers(data), any::<u64>());
-    TestRunner::new(config).run(&cases, |(shape, layer, seed)| {
+    let result = TestRunner::new(config).run(&cases, |(shape, layer, seed)| {
         let params = layer.params();
         let x = data.tensor(seed, shape.elements(layer.c_in)?);
         let expected = reference::pointwise(&params, shape, &x, None)?;
         let bound = Bound::pointwise(&params, shape, &x, None)?;
         bound.check(&expected, &kernel(&layer, &x))?;
         Ok(())
-    })
+    });
+    result.map_err(Box::new)
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     for data in [Data::Ordinary, Data::Integer, Data::Cancelling, Data::Wide] {
         test(|layer, x| convolve(layer, x, 0), data)?;
         println!("{data:?}: the right kernel passes");
-        match test(|layer, x| convolve(layer, x, 1), data) {
+        match test(|layer, x| convolve(layer, x, 1), data).map_err(|error| *error) {
             Err(TestError::Fail(why, (shape, layer, seed))) => {
                 println!("{data:?}: the wrong one does not: {why}");
                 println!("  the smallest case: {shape:?}, {layer:?}, input of seed {seed}");

@@ -387,7 +387,8 @@ fn strides_of_every_operation() {
     let pointwise = Pointwise::new(&pointwise).unwrap();
     let depthwise = Depthwise::new(&depthwise).unwrap();
     let block = InvertedBottleneck::new(&block).unwrap();
-    let plans: [&dyn Fn(&PlanOptions) -> Result<()>; 3] = [
+    type Plan<'a> = &'a dyn Fn(&PlanOptions) -> Result<()>;
+    let plans: [Plan<'_>; 3] = [
         &|options| pointwise.plan_with(shape, options).map(drop),
         &|options| depthwise.plan_with(shape, options).map(drop),
         &|options| block.plan_with(shape, options).map(drop),
