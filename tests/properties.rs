@@ -13,7 +13,7 @@ use mbconv::testing::{
 };
 use mbconv::{
     Activation, Depthwise, Error, InvertedBottleneck, Padding, PlanOptions, Pointwise, Result,
-    Schedule, Shape, reference,
+    Schedule, Shape, SqueezeExciteParams, reference,
 };
 use proptest::prelude::*;
 
@@ -147,6 +147,41 @@ proptest! {
                 }
                 first.get_or_insert(y);
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(config(200))]
+
+    /// Gates, whose means and products round whatever the data.
+    #[test]
+    fn gated_bottleneck(
+        block in blocks(Data::Ordinary),
+        squeezed in 1usize..=20,
+        gate in prop_oneof![
+            Just(Activation::Sigmoid),
+            Just(Activation::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }),
+        ],
+        shape in shapes(3, 15),
+        seed: u64,
+    ) {
+        prop_assume!(block.project.is_some());
+        let (random, data, c) = (&mut Random::new(seed), Data::Ordinary, block.depthwise.channels);
+        let reduce = PointwiseLayer::new(random, data, [c, squeezed], Activation::Relu);
+        let expand = PointwiseLayer::new(random, data, [squeezed, c], gate);
+        let gate = SqueezeExciteParams::new(reduce.params(), expand.params());
+        let params = block.params().squeeze_excite(gate);
+        let x = data.tensor(seed, shape.elements(block.c_in()).unwrap());
+        let expected = reference::bottleneck(&params, shape, &x);
+        prop_assume!(!matches!(expected, Err(Error::EmptyOutput { .. })));
+        let bound = || Bound::bottleneck(&params, shape, &x);
+        let mut judge = Judge::new(expected.unwrap(), data, bound);
+        for isa in isas() {
+            let plan = InvertedBottleneck::with_isa(&params, isa).unwrap().plan(shape).unwrap();
+            let mut y = judge.empty();
+            plan.run(&x, &mut y, &mut plan.scratch()).unwrap();
+            judge.judge(&format!("{} {}", plan.kernel_name(), plan.explain()), &y);
         }
     }
 }
