@@ -11,12 +11,12 @@ use common::configuration::Configuration;
 use common::placement::Placement;
 use common::{check_bits, config, isas, of_any_data};
 use mbconv::testing::{
-    Data, DepthwiseLayer, PointwiseLayer, Random, Window, blocks, depthwise_layers,
+    Data, DepthwiseLayer, PointwiseLayer, Random, Window, blocks, convnexts, depthwise_layers,
     pointwise_layers, shapes,
 };
 use mbconv::{
-    Activation, Depthwise, Error, InvertedBottleneck, Layout, Padding, PlanOptions, Pointwise,
-    Result, Schedule, Shape,
+    Activation, BottleneckPlan, ConvNextBlock, Depthwise, Error, InvertedBottleneck, Layout,
+    Padding, PlanOptions, Pointwise, Result, Schedule, Shape,
 };
 use proptest::prelude::*;
 
@@ -127,32 +127,55 @@ proptest! {
         shape in shapes(3, 15),
         seed: u64,
     ) {
-        let (c_in, c_out) = (block.c_in(), block.c_out());
-        let x = data.tensor(seed, shape.elements(c_in).unwrap());
+        let c = [block.c_in(), block.c_out()];
+        let x = data.tensor(seed, shape.elements(c[0]).unwrap());
         for isa in isas() {
             let op = InvertedBottleneck::with_isa(&block.params(), isa).unwrap();
-            let unfused = PlanOptions::new().schedule(Schedule::Unfused);
-            let plain = match op.plan_with(shape, &unfused) {
-                Err(Error::EmptyOutput { .. }) => return Ok(()),
-                plan => plan.unwrap(),
-            };
-            let mut expected = vec![f32::NAN; plain.output_len()];
-            plain.run(&x, &mut expected, &mut plain.scratch()).unwrap();
-            let ends = [(shape, c_in), (plain.output_shape(), c_out)];
-            let Configuration { input, output, pool, .. } = configuration;
-            let plan = op.plan_with(shape, &configuration.options(ends[0], ends[1])).unwrap();
-            let mut scratch = plan.scratch();
-            let x = input.place(shape, c_in, &x);
-            let y = self::output(output, ends[1], |y| match y {
-                Output::Uninitialised(y) => {
-                    plan.run_uninit(&pool, &x, y, &mut scratch).map(drop)
-                }
-                Output::Initialised(y) => plan.run_with(&pool, &x, y, &mut scratch),
-            });
-            let context = format!("{} {}", plan.kernel_name(), plan.explain());
-            check_bits(&context, &expected, &y);
+            one_result(configuration, shape, c, &x, |options| op.plan_with(shape, options));
         }
     }
+
+    #[test]
+    fn convnext(
+        configuration in Configuration::any(),
+        (data, block) in of_any_data(convnexts),
+        shape in shapes(3, 15),
+        seed: u64,
+    ) {
+        let c = [block.depthwise.channels, block.project.c_out];
+        let x = data.tensor(seed, shape.elements(c[0]).unwrap());
+        for isa in isas() {
+            let op = ConvNextBlock::with_isa(&block.params(), isa).unwrap();
+            one_result(configuration, shape, c, &x, |options| op.plan_with(shape, options));
+        }
+    }
+}
+
+/// Holds a block's plan as configured against the plain one.
+fn one_result(
+    configuration: Configuration,
+    shape: Shape,
+    [c_in, c_out]: [usize; 2],
+    x: &[f32],
+    plan: impl Fn(&PlanOptions) -> Result<BottleneckPlan>,
+) {
+    let plain = match plan(&PlanOptions::new().schedule(Schedule::Unfused)) {
+        Err(Error::EmptyOutput { .. }) => return,
+        plan => plan.unwrap(),
+    };
+    let mut expected = vec![f32::NAN; plain.output_len()];
+    plain.run(x, &mut expected, &mut plain.scratch()).unwrap();
+    let ends = [(shape, c_in), (plain.output_shape(), c_out)];
+    let Configuration { input, output, pool, .. } = configuration;
+    let plan = plan(&configuration.options(ends[0], ends[1])).unwrap();
+    let mut scratch = plan.scratch();
+    let x = input.place(shape, c_in, x);
+    let y = self::output(output, ends[1], |y| match y {
+        Output::Uninitialised(y) => plan.run_uninit(&pool, &x, y, &mut scratch).map(drop),
+        Output::Initialised(y) => plan.run_with(&pool, &x, y, &mut scratch),
+    });
+    let context = format!("{} {}", plan.kernel_name(), plan.explain());
+    check_bits(&context, &expected, &y);
 }
 
 /// Sizes at which layers that are turned go in several parts: many channels, and

@@ -94,7 +94,7 @@ fn run_all(executor: &dyn Executor, options: PlanOptions) {
     let c = [5, 30, 7];
     let window =
         Window { kernel: [3, 3], stride: [2, 2], dilation: [1, 1], padding: Padding::SameUpper };
-    let form = Form { c, first: First::Expand, window, project: true, residual: false };
+    let form = Form { c, first: First::Expand, window, gate: None, project: true, residual: false };
     for act in [Activation::Relu6, Activation::Silu] {
         let block = form.block(random, data, [act, act, Activation::Identity]);
         let expand = block.expand.as_ref().unwrap();

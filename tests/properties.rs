@@ -8,12 +8,12 @@ use std::mem::MaybeUninit;
 
 use common::{check, check_bits, config, isas, of_any_data};
 use mbconv::testing::{
-    Bound, Data, DepthwiseLayer, PointwiseLayer, Random, Window, blocks, depthwise_layers,
-    pointwise_layers, same_numbers, shapes,
+    Bound, Data, DepthwiseLayer, PointwiseLayer, Random, Window, blocks, convnexts,
+    depthwise_layers, pointwise_layers, same_numbers, shapes,
 };
 use mbconv::{
-    Activation, Depthwise, Error, InvertedBottleneck, Padding, PlanOptions, Pointwise, Result,
-    Schedule, Shape, SqueezeExciteParams, reference,
+    Activation, BottleneckPlan, ConvNextBlock, Depthwise, Error, InvertedBottleneck, Padding,
+    PlanOptions, Pointwise, Result, Schedule, Shape, reference,
 };
 use proptest::prelude::*;
 
@@ -40,6 +40,31 @@ impl Judge {
                 let first = self.first.get_or_insert_with(|| actual.to_vec());
                 check(&format!("{context}, of the first"), bound.check(first, actual));
             }
+        }
+    }
+
+    /// One result, bit for bit, whatever the schedule.
+    fn judge_all(
+        &mut self,
+        (rows, channels): (usize, usize),
+        plan: impl Fn(&PlanOptions) -> BottleneckPlan,
+        x: &[f32],
+    ) {
+        let tiled = Schedule::Tiled { rows, channels };
+        let mut first: Option<Vec<f32>> = None;
+        for schedule in [Schedule::Unfused, Schedule::Fused, tiled, Schedule::Auto] {
+            let plan = plan(&PlanOptions::new().schedule(schedule));
+            let context = format!("{} {}", plan.kernel_name(), plan.explain());
+            let mut y = self.empty();
+            let mut scratch = plan.scratch();
+            // NaN, should anything be read before it is written.
+            scratch.fill(MaybeUninit::new(0xff));
+            plan.run(x, &mut y, &mut scratch).unwrap();
+            match &first {
+                Some(first) => check_bits(&context, first, &y),
+                None => self.judge(&context, &y),
+            }
+            first.get_or_insert(y);
         }
     }
 
@@ -125,28 +150,9 @@ proptest! {
             }
         };
         let mut judge = Judge::new(expected, data, || Bound::bottleneck(&params, shape, &x));
-        let (rows, channels) = tile;
         for isa in isas() {
             let op = InvertedBottleneck::with_isa(&params, isa).unwrap();
-            let mut first: Option<Vec<f32>> = None;
-            for schedule in
-                [Schedule::Unfused, Schedule::Fused, Schedule::Tiled { rows, channels }, Schedule::Auto]
-            {
-                let options = PlanOptions::new().schedule(schedule);
-                let plan = op.plan_with(shape, &options).unwrap();
-                let context = format!("{} {}", plan.kernel_name(), plan.explain());
-                let mut y = judge.empty();
-                let mut scratch = plan.scratch();
-                // NaN, should anything be read before it is written.
-                scratch.fill(MaybeUninit::new(0xff));
-                plan.run(&x, &mut y, &mut scratch).unwrap();
-                match &first {
-                    // One result, bit for bit, whatever the schedule.
-                    Some(first) => check_bits(&context, first, &y),
-                    None => judge.judge(&context, &y),
-                }
-                first.get_or_insert(y);
-            }
+            judge.judge_all(tile, |options| op.plan_with(shape, options).unwrap(), &x);
         }
     }
 }
@@ -154,34 +160,31 @@ proptest! {
 proptest! {
     #![proptest_config(config(200))]
 
-    /// Gates, whose means and products round whatever the data.
+
     #[test]
-    fn gated_bottleneck(
-        block in blocks(Data::Ordinary),
-        squeezed in 1usize..=20,
-        gate in prop_oneof![
-            Just(Activation::Sigmoid),
-            Just(Activation::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }),
-        ],
+    fn convnext(
+        (data, block) in of_any_data(convnexts),
         shape in shapes(3, 15),
+        tile in (1usize..=20, 1usize..=100),
         seed: u64,
     ) {
-        prop_assume!(block.project.is_some());
-        let (random, data, c) = (&mut Random::new(seed), Data::Ordinary, block.depthwise.channels);
-        let reduce = PointwiseLayer::new(random, data, [c, squeezed], Activation::Relu);
-        let expand = PointwiseLayer::new(random, data, [squeezed, c], gate);
-        let gate = SqueezeExciteParams::new(reduce.params(), expand.params());
-        let params = block.params().squeeze_excite(gate);
-        let x = data.tensor(seed, shape.elements(block.c_in()).unwrap());
-        let expected = reference::bottleneck(&params, shape, &x);
-        prop_assume!(!matches!(expected, Err(Error::EmptyOutput { .. })));
-        let bound = || Bound::bottleneck(&params, shape, &x);
-        let mut judge = Judge::new(expected.unwrap(), data, bound);
+        let params = block.params();
+        let x = data.tensor(seed, shape.elements(block.depthwise.channels).unwrap());
+        let expected = match reference::convnext(&params, shape, &x) {
+            Ok(expected) => expected,
+            Err(error) => {
+                prop_assert!(matches!(error, Error::EmptyOutput { .. }), "{error}");
+                for isa in isas() {
+                    let plan = ConvNextBlock::with_isa(&params, isa).unwrap().plan(shape);
+                    prop_assert_eq!(plan.err(), Some(error.clone()));
+                }
+                return Ok(());
+            }
+        };
+        let mut judge = Judge::new(expected, data, || Bound::convnext(&params, shape, &x));
         for isa in isas() {
-            let plan = InvertedBottleneck::with_isa(&params, isa).unwrap().plan(shape).unwrap();
-            let mut y = judge.empty();
-            plan.run(&x, &mut y, &mut plan.scratch()).unwrap();
-            judge.judge(&format!("{} {}", plan.kernel_name(), plan.explain()), &y);
+            let op = ConvNextBlock::with_isa(&params, isa).unwrap();
+            judge.judge_all(tile, |options| op.plan_with(shape, options).unwrap(), &x);
         }
     }
 }

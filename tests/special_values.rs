@@ -5,10 +5,11 @@ mod common;
 
 use common::placement::Placement;
 use common::{check_exact, isas};
-use mbconv::testing::Random;
+use mbconv::testing::{Data, Random};
 use mbconv::{
-    Activation, BottleneckParams, ConvParams, Depthwise, DepthwiseParams, InvertedBottleneck,
-    Layout, Padding, PlanOptions, Pointwise, PointwiseParams, Schedule, Shape, reference,
+    Activation, BottleneckParams, ConvNextBlock, ConvNextParams, ConvParams, Depthwise,
+    DepthwiseParams, InvertedBottleneck, LayerNormParams, Layout, Padding, PlanOptions, Pointwise,
+    PointwiseParams, Schedule, Shape, reference,
 };
 
 const SPECIAL: [f32; 12] = [
@@ -204,5 +205,33 @@ fn huge_strides_have_one_output() {
         let mut y = [0.0];
         plan.run(&[1.0; 9], &mut y, &mut plan.scratch()).unwrap();
         assert_eq!(y, [9.0]);
+    }
+}
+
+/// A norm of channels whose mean is ten thousand times their spread loses no more than
+/// one around zero: a few units in the last place of what it gives.
+#[test]
+fn norms_far_from_zero() {
+    const C: usize = 100;
+    let (ones, zeros) = ([1.0; C], [0.0; C]);
+    let identity: Vec<f32> = (0..C * C).map(|i| if i % (C + 1) == 0 { 1.0 } else { 0.0 }).collect();
+    let as_it_is = PointwiseParams::new(C, C, &identity);
+    let norm = LayerNormParams::new(&ones, &zeros, 1e-6);
+    let params =
+        ConvNextParams::new(DepthwiseParams::new(C, [1, 1], &ones), as_it_is, as_it_is).norm(norm);
+    let shape = Shape::new(1, 3, 7);
+    for mean in [0.0, 1.0, -1e4, 1e6] {
+        let random = Data::Ordinary.tensor(1, 21 * C);
+        let x: Vec<f32> = random.iter().map(|x| mean + 1.7 * x).collect();
+        let expected = reference::convnext(&params, shape, &x).unwrap();
+        for isa in isas() {
+            let plan = ConvNextBlock::with_isa(&params, isa).unwrap().plan(shape).unwrap();
+            let mut y = vec![f32::NAN; x.len()];
+            plan.run(&x, &mut y, &mut plan.scratch()).unwrap();
+            for (e, y) in expected.iter().zip(&y) {
+                let bound = 8.0 * f32::EPSILON * (e.abs() + 1.0);
+                assert!((e - y).abs() <= bound, "{isa}, mean {mean}: {y} is not {e}");
+            }
+        }
     }
 }

@@ -12,7 +12,7 @@ fn block(c: [usize; 3], kernel: usize, stride: usize, first: First) -> Block {
     let padding = Padding::SameUpper;
     let window = Window { kernel: [kernel; 2], stride: [stride; 2], dilation: [1, 1], padding };
     let residual = stride == 1 && c[0] == c[2];
-    let form = Form { c, first, window, project: true, residual };
+    let form = Form { c, first, window, gate: None, project: true, residual };
     form.block(&mut Random::new(5), Data::Ordinary, [Relu6; 3])
 }
 

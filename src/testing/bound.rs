@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 use crate::activation::Activation;
 use crate::error::Result;
 use crate::params::{
-    BottleneckParams, ConvParams, DepthwiseParams, First, PointwiseParams, SqueezeExciteParams,
+    BottleneckParams, ConvNextParams, ConvParams, DepthwiseParams, First, LayerNormParams,
+    PointwiseParams, Residual, SqueezeExciteParams,
 };
 use crate::reference;
 use crate::shape::Shape;
@@ -80,6 +81,38 @@ impl Bound {
             bound = bound.after_pointwise(project, output)?;
         }
         Ok(if params.residual { bound.plus(input) } else { bound })
+    }
+
+    /// Of a ConvNeXt block; the arguments are [`reference::convnext`]'s.
+    ///
+    /// A norm divides by what its input makes of it, so its bound is taken from the
+    /// input's values; there is none where the input is hardly known better than its
+    /// spread, or where squares of its distances from their mean overflow when summed.
+    ///
+    /// # Errors
+    ///
+    /// As of the reference.
+    pub fn convnext(params: &ConvNextParams<'_>, shape: Shape, input: &[f32]) -> Result<Self> {
+        params.validate()?;
+        let output = params.depthwise.window.place(shape)?.output;
+        let mut middle = Self::of_input(input).after_depthwise(&params.depthwise, shape)?;
+        if let Some(excite) = &params.excite {
+            middle = middle.after_excite(excite, output)?;
+        }
+        if let Some(norm) = &params.norm {
+            middle = middle.after_norm(norm, &before_norm(params, shape, input)?);
+        }
+        let hidden = middle.clone().after_pointwise(&params.expand, output)?;
+        let bound = params.with_project(|project| hidden.after_pointwise(project, output))?;
+        Ok(match params.residual {
+            None => bound,
+            Some(Residual::Input) => bound.plus(input),
+            Some(Residual::Depthwise) => {
+                let mut bound = bound.plus(&middle.magnitude);
+                bound.error.iter_mut().zip(&middle.error).for_each(|(e, m)| *e += m);
+                bound
+            }
+        })
     }
 
     /// The bounds, in the order of the output.
@@ -170,6 +203,34 @@ impl Bound {
         Ok(self)
     }
 
+    /// Each pixel over its channels, whose values are `x`.
+    fn after_norm(self, params: &LayerNormParams<'_>, x: &[f32]) -> Self {
+        let channels = params.weight.len();
+        let (eps, count) = (f64::from(f32::EPSILON), channels as f64);
+        let (mut magnitude, mut error) = (Vec::new(), Vec::new());
+        for (x, carried) in x.chunks_exact(channels).zip(self.error.chunks_exact(channels)) {
+            let x = || x.iter().map(|&x| f64::from(x));
+            let carried = || carried.iter().map(|&e| f64::from(e));
+            let mean = x().sum::<f64>() / count;
+            let variance = x().map(|x| (x - mean) * (x - mean)).sum::<f64>() / count;
+            let deviation = libm::sqrt(variance + f64::from(params.epsilon));
+            // By as much the mean and the deviation can be off.
+            let off = carried().sum::<f64>() / count + carried().fold(0.0, f64::max);
+            let known = off < deviation / 4.0 && 2.0 * count * variance < f64::from(f32::MAX);
+            for ((x, e), (&w, &b)) in x().zip(carried()).zip(params.weight.iter().zip(params.bias))
+            {
+                let (w, b) = (f64::from(w).abs(), f64::from(b).abs());
+                let z = (x - mean).abs() / deviation;
+                let stretched = (e + off + z * off) / (deviation - off);
+                let own = eps * ((count + 12.0) * z + 8.0);
+                let bound = w * (stretched + own) + 4.0 * eps * (w * z + b);
+                magnitude.push((w * z + b) as f32);
+                error.push(if known { bound as f32 } else { f32::INFINITY });
+            }
+        }
+        Self { magnitude, error }
+    }
+
     /// What a stage of `k` products for each sum makes of a bound. `sum` sums
     /// magnitudes, and without the bias what is carried.
     fn stage(
@@ -215,6 +276,19 @@ fn steepness(activation: Activation) -> (f32, f32) {
         Activation::Exp => (f32::INFINITY, 0.0),
         Activation::Identity | Activation::Relu | Activation::Relu6 => (1.0, 0.0),
     }
+}
+
+/// What a block normalises: its depthwise output, scaled where there is a gate.
+fn before_norm(params: &ConvNextParams<'_>, shape: Shape, input: &[f32]) -> Result<Vec<f32>> {
+    let channels = params.depthwise.channels;
+    let mut weights = alloc::vec![0.0; channels * channels];
+    weights.iter_mut().step_by(channels + 1).for_each(|w| *w = 1.0);
+    let as_it_is = PointwiseParams::new(channels, channels, &weights);
+    let block = ConvNextParams {
+        excite: params.excite,
+        ..ConvNextParams::new(params.depthwise, as_it_is, as_it_is)
+    };
+    reference::convnext(&block, shape, input)
 }
 
 fn abs(x: &[f32]) -> Vec<f32> {

@@ -1,7 +1,10 @@
 //! Layers that own their weights.
 
 use crate::activation::Activation;
-use crate::params::{BottleneckParams, ConvParams, DepthwiseParams, PointwiseParams};
+use crate::params::{
+    BottleneckParams, ConvNextParams, ConvParams, DepthwiseParams, LayerNormParams,
+    PointwiseParams, Residual, SqueezeExciteParams,
+};
 use crate::shape::Padding;
 
 use super::data::{Data, Numbers, Random};
@@ -139,6 +142,34 @@ fn bias(random: &mut Random, data: Data, len: usize) -> Option<Numbers> {
     (random.below(4) > 0).then(|| data.weights(random, len))
 }
 
+/// The two convolutions of squeeze-and-excite, as [`SqueezeExciteParams`] has them.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the fields are those of SqueezeExciteParams")]
+pub struct Gate {
+    pub reduce: PointwiseLayer,
+    pub expand: PointwiseLayer,
+}
+
+impl Gate {
+    /// A gate of `channels` with `squeezed` between its stages, ReLU and a sigmoid, soft
+    /// or hard.
+    pub fn new(random: &mut Random, data: Data, channels: usize, squeezed: usize) -> Self {
+        let mut layer = |c, activation| PointwiseLayer::new(random, data, c, activation);
+        let reduce = layer([channels, squeezed], Activation::Relu);
+        let mut expand = layer([squeezed, channels], Activation::Sigmoid);
+        if random.below(2) == 0 {
+            expand.activation = Activation::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 };
+        }
+        Self { reduce, expand }
+    }
+
+    /// The gate, with its weights lent.
+    pub fn params(&self) -> SqueezeExciteParams<'_> {
+        SqueezeExciteParams::new(self.reduce.params(), self.expand.params())
+    }
+}
+
 /// What comes before a block's depthwise convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -158,6 +189,8 @@ pub struct Form {
     pub first: First,
     /// The depthwise convolution's.
     pub window: Window,
+    /// Channels between the stages of squeeze-and-excite; only with a projection.
+    pub gate: Option<usize>,
     /// Whether there is a projection.
     pub project: bool,
     /// Whether the input is added.
@@ -176,9 +209,10 @@ impl Form {
             _ => None,
         };
         let depthwise = DepthwiseLayer::new(random, data, [c_mid, 1], self.window, depthwise);
+        let gate = self.gate.map(|squeezed| Gate::new(random, data, c_mid, squeezed));
         let project =
             self.project.then(|| PointwiseLayer::new(random, data, [c_mid, c_out], project));
-        Block { expand, stem, depthwise, project, residual: self.residual }
+        Block { expand, stem, depthwise, gate, project, residual: self.residual }
     }
 }
 
@@ -192,6 +226,8 @@ pub struct Block {
     pub stem: Option<ConvLayer>,
     /// The depthwise convolution.
     pub depthwise: DepthwiseLayer,
+    /// Squeeze-and-excite after it.
+    pub gate: Option<Gate>,
     /// The projection, where there is one.
     pub project: Option<PointwiseLayer>,
     /// Whether the input is added.
@@ -206,7 +242,10 @@ impl Block {
             Some(project) => BottleneckParams::new(depthwise, project.params()),
             None => BottleneckParams::without_project(depthwise),
         };
-        let params = params.residual(self.residual);
+        let mut params = params.residual(self.residual);
+        if let Some(gate) = &self.gate {
+            params = params.squeeze_excite(gate.params());
+        }
         match (&self.expand, &self.stem) {
             (_, Some(stem)) => params.stem(stem.params()),
             (Some(expand), None) => params.expand(expand.params()),
@@ -222,5 +261,67 @@ impl Block {
     /// Channels of the output.
     pub fn c_out(&self) -> usize {
         self.params().c_out()
+    }
+}
+
+/// A LayerNorm's weights, as [`LayerNormParams`] has them.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "the fields are those of LayerNormParams")]
+pub struct Norm {
+    pub weight: Numbers,
+    pub bias: Numbers,
+    pub epsilon: f32,
+}
+
+/// A block in ConvNeXt's order, as [`ConvNextParams`] describes it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the fields are those of ConvNextParams")]
+pub struct ConvNext {
+    pub depthwise: DepthwiseLayer,
+    pub gate: Option<Gate>,
+    pub norm: Option<Norm>,
+    pub expand: PointwiseLayer,
+    pub project: PointwiseLayer,
+    pub scale: Option<Numbers>,
+    pub residual: Option<Residual>,
+}
+
+impl ConvNext {
+    /// The three convolutions of a block: channels of the depthwise one, hidden and
+    /// output channels. The projection has no activation.
+    pub fn new(
+        random: &mut Random,
+        data: Data,
+        [channels, hidden, c_out]: [usize; 3],
+        window: Window,
+        [depthwise, expand]: [Activation; 2],
+    ) -> Self {
+        Self {
+            depthwise: DepthwiseLayer::new(random, data, [channels, 1], window, depthwise),
+            gate: None,
+            norm: None,
+            expand: PointwiseLayer::new(random, data, [channels, hidden], expand),
+            project: PointwiseLayer::new(random, data, [hidden, c_out], Activation::Identity),
+            scale: None,
+            residual: None,
+        }
+    }
+
+    /// The block, with its weights lent.
+    pub fn params(&self) -> ConvNextParams<'_> {
+        let params = ConvNextParams::new(
+            self.depthwise.params(),
+            self.expand.params(),
+            self.project.params(),
+        );
+        let norm = self.norm.as_ref();
+        ConvNextParams {
+            excite: self.gate.as_ref().map(Gate::params),
+            norm: norm.map(|norm| LayerNormParams::new(&norm.weight, &norm.bias, norm.epsilon)),
+            scale: self.scale.as_deref(),
+            residual: self.residual,
+            ..params
+        }
     }
 }

@@ -5,8 +5,8 @@
 //! these layers.
 //!
 //! - Strategies for [proptest]: [`shapes`], [`windows`], [`activations`], and whole
-//!   layers with their weights, [`pointwise_layers`], [`depthwise_layers`] and
-//!   [`blocks`]. A layer's numbers follow from a seed, so that it is its sizes that
+//!   layers with their weights, [`pointwise_layers`], [`depthwise_layers`],
+//!   [`blocks`] and [`convnexts`]. A layer's numbers follow from a seed, so that it is its sizes that
 //!   shrink. A layer owns its weights and lends them, as `params()`.
 //! - [`Data`]: the numbers of weights and tensors, ordinary ones and such that show
 //!   what is wrong.
@@ -47,8 +47,10 @@ mod strategies;
 
 pub use bound::{Bound, Mismatch, same_bits, same_numbers};
 pub use data::{Data, Numbers, Random};
-pub use layers::{Block, ConvLayer, DepthwiseLayer, First, Form, PointwiseLayer, Window};
+pub use layers::{
+    Block, ConvLayer, ConvNext, DepthwiseLayer, First, Form, Gate, Norm, PointwiseLayer, Window,
+};
 pub use strategies::{
-    activations, blocks, channels, data, depthwise_layers, forms, multipliers, pointwise_layers,
-    shapes, windows,
+    activations, blocks, channels, convnexts, data, depthwise_layers, forms, multipliers,
+    pointwise_layers, shapes, windows,
 };

@@ -1,14 +1,17 @@
 //! Strategies for proptest.
 
-use proptest::array::uniform3;
+use proptest::array::{uniform2, uniform3};
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::activation::Activation;
+use crate::params::Residual;
 use crate::shape::{Padding, Shape};
 
 use super::data::{Data, Random};
-use super::layers::{Block, DepthwiseLayer, First, Form, PointwiseLayer, Window};
+use super::layers::{
+    Block, ConvNext, DepthwiseLayer, First, Form, Gate, Norm, PointwiseLayer, Window,
+};
 
 /// Up to `batch` images of up to `side` x `side` pixels.
 pub fn shapes(batch: usize, side: usize) -> impl Strategy<Value = Shape> {
@@ -82,6 +85,11 @@ pub fn windows() -> impl Strategy<Value = Window> {
     })
 }
 
+/// Channels between the stages of squeeze-and-excite, in a quarter of the cases.
+fn gates() -> impl Strategy<Value = Option<usize>> {
+    prop_oneof![3 => Just(None), 1 => (1usize..=40).prop_map(Some)]
+}
+
 /// Forms of a block: with expansion, stem or neither, with or without projection and
 /// residual.
 pub fn forms() -> impl Strategy<Value = Form> {
@@ -91,9 +99,10 @@ pub fn forms() -> impl Strategy<Value = Form> {
         3 => windows().prop_map(First::Stem),
     ];
     let project = prop_oneof![3 => Just(true), 1 => Just(false)];
-    (uniform3(channels()), first, windows(), project, any::<bool>()).prop_map(
-        |(c, first, window, project, add)| {
-            let mut form = Form { c, first, window, project, residual: add && project };
+    (uniform3(channels()), first, windows(), gates(), project, any::<bool>()).prop_map(
+        |(c, first, window, gate, project, add)| {
+            let gate = gate.filter(|_| project);
+            let mut form = Form { c, first, window, gate, project, residual: add && project };
             fit(&mut form);
             form
         },
@@ -140,9 +149,45 @@ pub fn depthwise_layers(data: Data) -> impl Strategy<Value = DepthwiseLayer> {
     )
 }
 
-/// Blocks of any [form](forms).
+/// Blocks of any [form](forms), but for gates where the data are exact.
 pub fn blocks(data: Data) -> impl Strategy<Value = Block> {
     (forms(), uniform3(activations(data)), any::<u64>()).prop_map(
-        move |(form, activations, seed)| form.block(&mut Random::new(seed), data, activations),
+        move |(mut form, activations, seed)| {
+            form.gate = form.gate.filter(|_| !data.is_exact());
+            form.block(&mut Random::new(seed), data, activations)
+        },
+    )
+}
+
+/// Blocks in ConvNeXt's order, with any of its parts, but for gates and norms where the
+/// data are exact.
+pub fn convnexts(data: Data) -> impl Strategy<Value = ConvNext> {
+    let residual =
+        prop_oneof![Just(None), Just(Some(Residual::Input)), Just(Some(Residual::Depthwise))];
+    let parts = (gates(), any::<[bool; 2]>(), residual);
+    let activations = uniform2(activations(data));
+    (uniform3(channels()), windows(), activations, parts, any::<u64>()).prop_map(
+        move |(mut c, mut window, activations, (gate, [norm, scale], residual), seed)| {
+            let random = &mut Random::new(seed);
+            if residual.is_some() {
+                c[2] = c[0];
+            }
+            if residual == Some(Residual::Input) {
+                window.stride = [1, 1];
+                window.padding = Padding::SameUpper;
+            }
+            let mut block = ConvNext::new(random, data, c, window, activations);
+            if !data.is_exact() {
+                block.gate = gate.map(|squeezed| Gate::new(random, data, c[0], squeezed));
+                block.norm = norm.then(|| Norm {
+                    weight: data.weights(random, c[0]),
+                    bias: data.weights(random, c[0]),
+                    epsilon: 1e-6,
+                });
+            }
+            block.scale = scale.then(|| data.weights(random, c[2]));
+            block.residual = residual;
+            block
+        },
     )
 }
