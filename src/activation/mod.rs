@@ -68,6 +68,8 @@ pub(crate) enum Finish {
     Keep,
     /// Two instructions on each register before it is stored.
     Clamp([f32; 2]),
+    /// Six.
+    HardSwish,
     /// Too long for that: in a pass over what was stored.
     Apply(Activation),
 }
@@ -138,6 +140,7 @@ impl Activation {
             Self::Relu => Finish::Clamp([0.0, f32::INFINITY]),
             Self::Relu6 => Finish::Clamp([0.0, 6.0]),
             Self::Clamp { lo, hi } => Finish::Clamp([lo, hi]),
+            Self::HardSwish => Finish::HardSwish,
             _ => Finish::Apply(self),
         }
     }
@@ -154,7 +157,6 @@ impl Activation {
             Self::GeluTanh => f(Self::GeluTanh),
             Self::LeakyRelu { slope } => f(Self::LeakyRelu { slope }),
             Self::HardSigmoid { alpha, beta } => f(Self::HardSigmoid { alpha, beta }),
-            Self::HardSwish => f(Self::HardSwish),
             // Not of those that come here.
             _ => f(self),
         }
@@ -204,13 +206,23 @@ impl Finish {
         s: S,
         sums: &mut [[S::V; C]; R],
     ) {
-        if let Self::Clamp([lo, hi]) = self {
-            let (lo, hi) = (s.splat(lo), s.splat(hi));
-            for row in sums {
-                for x in row {
-                    *x = s.min(hi, s.max(lo, *x));
+        match self {
+            Self::Clamp([lo, hi]) => {
+                let (lo, hi) = (s.splat(lo), s.splat(hi));
+                for row in sums {
+                    for x in row {
+                        *x = s.min(hi, s.max(lo, *x));
+                    }
                 }
             }
+            Self::HardSwish => {
+                for row in sums {
+                    for x in row {
+                        [*x] = Activation::HardSwish.apply_lanes(Several(s), [*x]);
+                    }
+                }
+            }
+            Self::Keep | Self::Apply(_) => {}
         }
     }
 }

@@ -8,9 +8,10 @@
 use core::ops::Range;
 
 use super::{Block, Stage};
+use crate::activation::Finish;
+use crate::kernel::activate::{Addend, Stored, activate};
 use crate::kernel::parts::share;
-use crate::kernel::pointwise;
-use crate::pack::Panel;
+use crate::pack::{PackedPointwise, Panel};
 use crate::simd::Lanes;
 
 /// Sums that run side by side: a pixel belongs to one by its number.
@@ -151,14 +152,81 @@ unsafe fn one_pixel<S: Lanes>(
     s: S,
     stage: &Stage<'_>,
     panel: &Panel,
+    from: (*const f32, usize),
+    to: *mut f32,
+) {
+    s.enter(
+        #[inline(always)]
+        || {
+            // SAFETY: passed on, for as many vectors.
+            unsafe {
+                match panel.vectors {
+                    1 => sums::<S, 1>(s, stage, panel.first, from, to),
+                    2 => sums::<S, 2>(s, stage, panel.first, from, to),
+                    3 => sums::<S, 3>(s, stage, panel.first, from, to),
+                    _ => sums::<S, 4>(s, stage, panel.first, from, to),
+                }
+            }
+        },
+    );
+}
+
+/// Channels whose products go to different sums: one alone would wait for itself.
+const CHAINS: usize = 4;
+
+/// `NV` vectors of a stage's channels at one pixel.
+#[inline(always)]
+unsafe fn sums<S: Lanes, const NV: usize>(
+    s: S,
+    stage: &Stage<'_>,
+    first: usize,
     (from, step): (*const f32, usize),
     to: *mut f32,
 ) {
-    let args = pointwise::Args {
-        a: from,
-        a_block: step,
-        ..stage.whole::<S>(panel, to.wrapping_add(panel.first * S::LANES), S::LANES)
-    };
-    // SAFETY: passed on.
-    unsafe { pointwise::panel(s, &args, panel.vectors, 1) };
+    let PackedPointwise { c_in, weights, bias, .. } = stage.packed;
+    let (first, finish) = (first * S::LANES, stage.activation.finish());
+    let (weights, bias) = (weights.as_ptr().wrapping_add(first * c_in), bias.as_ptr());
+    let mut acc = [[s.splat(0.0); NV]; CHAINS];
+    // SAFETY: whole vectors of packed weights and bias, channels of the pixel.
+    unsafe {
+        for (v, sum) in acc[0].iter_mut().enumerate() {
+            *sum = s.load(bias.add(first + v * S::LANES));
+        }
+        let one = |acc: &mut [S::V; NV], k: usize| {
+            let x = s.splat(s.read(from.add(k / S::LANES * step + k % S::LANES)));
+            for (v, sum) in acc.iter_mut().enumerate() {
+                *sum = s.mul_add(x, s.load(weights.add((k * NV + v) * S::LANES)), *sum);
+            }
+        };
+        let whole = c_in - c_in % CHAINS;
+        for k in (0..whole).step_by(CHAINS) {
+            for (i, acc) in acc.iter_mut().enumerate() {
+                one(acc, k + i);
+            }
+        }
+        for k in whole..*c_in {
+            one(&mut acc[k - whole], k);
+        }
+        let mut total = [[s.splat(0.0); NV]];
+        for (v, sum) in total[0].iter_mut().enumerate() {
+            *sum = s.add(s.add(acc[0][v], acc[1][v]), s.add(acc[2][v], acc[3][v]));
+        }
+        finish.in_registers(s, &mut total);
+        let to = to.add(first);
+        for (v, &sum) in total[0].iter().enumerate() {
+            s.store(to.add(v * S::LANES), sum);
+        }
+        if let Finish::Apply(_) = finish {
+            let stored = Stored {
+                output: to,
+                row: 0,
+                vector: S::LANES,
+                pixels: 1,
+                vectors: NV,
+                last_lanes: S::LANES,
+                residual: Addend::NONE,
+            };
+            activate(s, &finish, &stored);
+        }
+    }
 }
