@@ -45,7 +45,7 @@ unsafe impl Lanes for Avx512 {
     const STEPS_APART: bool = true;
     const MASKS_ARE_FREE: bool = true;
     const BLOCK: usize = 8;
-    const DEPTHWISE_TILES: [[usize; 2]; 5] = [[2, 7], [2, 7], [2, 7], [2, 7], [1, 7]];
+    const DEPTHWISE_TILES: [[usize; 2]; 5] = [[2, 7], [2, 7], [2, 7], [2, 7], [2, 7]];
 
     #[inline(always)]
     fn enter<R>(self, f: impl FnOnce() -> R) -> R {
