@@ -243,12 +243,22 @@ impl Bound {
         let carried = sum(&self.error, true)?;
         let (stretch, offset) = steepness(activation);
         let (k, eps, tiny) = (k as f32, f32::EPSILON, f32::from_bits(1));
+        // Neither of two numbers between 0 and 1 is farther from the other. What has
+        // overflowed stays so.
+        let most = match activation {
+            Activation::Sigmoid | Activation::HardSigmoid { .. } => 1.0 + 8.0 * eps,
+            _ => f32::INFINITY,
+        };
         let error = magnitude.iter().zip(&carried).map(|(m, c)| {
             let own = (k + 4.0) * (eps * m + tiny);
-            stretch * (c + own) + 8.0 * (eps * (stretch * m + offset) + tiny)
+            let error = stretch * (c + own) + 8.0 * (eps * (stretch * m + offset) + tiny);
+            let known = error < f32::INFINITY && *m < f32::INFINITY;
+            if error > most && known { most } else { error }
         });
         let error = error.collect();
-        let magnitude = magnitude.iter().map(|m| stretch.max(1.0) * m + offset).collect();
+        let magnitude = magnitude.iter().map(|m| stretch.max(1.0) * m + offset);
+        let magnitude =
+            magnitude.map(|m| if m > most && m < f32::INFINITY { most } else { m }).collect();
         Ok(Self { magnitude, error })
     }
 
