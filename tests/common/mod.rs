@@ -32,6 +32,25 @@ pub fn isas() -> Vec<Isa> {
     isas
 }
 
+/// What a test of this binary gives in a process of its own with a variable set; None,
+/// and a line that says so, where none can be started, as in an emulator.
+pub fn in_a_child(test: &str, (name, value): (&str, &str)) -> Option<std::process::Output> {
+    use std::io::Write;
+    let child = std::process::Command::new(env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(name, value)
+        .output();
+    let why = match child {
+        // What an emulator says of a program that it cannot find an interpreter for.
+        Ok(child) if child.status.code() == Some(127) => String::from("exit code 127"),
+        Ok(child) => return Some(child),
+        Err(error) => error.to_string(),
+    };
+    // Straight to the stream: the test harness would keep a println back.
+    let _ = writeln!(std::io::stdout(), "SKIPPED {test}: {why}");
+    None
+}
+
 /// So many cases of each test, unless others are asked for.
 pub fn config(cases: u32) -> ProptestConfig {
     let asked = ProptestConfig::default();
