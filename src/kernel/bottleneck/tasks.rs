@@ -3,7 +3,9 @@
 use core::ops::Range;
 
 use super::stages::At;
-use super::{Block, By, Stage, Tile, Turned};
+use super::{Block, By, Stage};
+#[cfg(debug_assertions)]
+use super::{Tile, Turned};
 use crate::kernel::activate::Addend;
 use crate::kernel::parts::{Axis, Parts, by_image, share};
 use crate::pack::Panel;
