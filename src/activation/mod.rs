@@ -215,10 +215,15 @@ impl Finish {
                     }
                 }
             }
+            // As in `apply_lanes`; spelled out, since it is part of every tile.
             Self::HardSwish => {
+                let [lo, three, six] = [-3.0, 3.0, 6.0].map(|x| s.splat(x));
+                let sixth = s.splat(1.0 / 6.0);
                 for row in sums {
                     for x in row {
-                        [*x] = Activation::HardSwish.apply_lanes(Several(s), [*x]);
+                        *x = s.max(lo, *x);
+                        let gate = s.min(six, s.add(*x, three));
+                        *x = s.mul(*x, s.mul(gate, sixth));
                     }
                 }
             }
