@@ -13,7 +13,7 @@ use crate::params::{
 use crate::reference;
 use crate::shape::Shape;
 
-/// The largest error that f32 may show against the [reference], for each element.
+/// The largest error that f32 may show against the [mod@reference], for each element.
 ///
 /// A sum of `K` products adds at most `(K + 4) * eps * sum |a| |b|` (Higham 2002, 3.1),
 /// and as many of the smallest denormal number, to what its inputs already carry through
