@@ -49,8 +49,7 @@ pub(crate) struct Args {
     pub(crate) k: usize,
     /// The panel's packed weights, from the first of those channels on.
     pub(crate) b: *const f32,
-    /// The distance from there to the next panel's.
-    pub(crate) ahead: usize,
+    pub(crate) ahead: Ahead,
     /// Output: pixel `r`, vector `v` is at `r * c_row + v * c_vector`.
     pub(crate) c: *mut f32,
     pub(crate) c_row: usize,
@@ -69,8 +68,30 @@ pub(crate) struct Args {
 
 /// f32 of a cache line.
 const LINE: usize = 16;
-/// Tiles that share the asking for the next panel's weights.
-const AHEAD: usize = 4;
+
+/// Cache lines that are needed when the panel is done. Its tiles ask for them, a few at
+/// a time: all at once they would keep the loads waiting.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    pub(crate) start: *const f32,
+    /// From line to line, in f32.
+    pub(crate) step: usize,
+    pub(crate) lines: usize,
+}
+
+impl Ahead {
+    pub(crate) const NONE: Self = Self { start: core::ptr::null(), step: 0, lines: 0 };
+
+    /// Over and over a line that is there: a tile always asks.
+    fn nothing(args: &Args) -> Self {
+        Self { start: args.b, ..Self::NONE }
+    }
+
+    /// `len` f32 in one piece.
+    pub(crate) fn piece(start: *const f32, len: usize) -> Self {
+        Self { start, step: LINE, lines: len.div_ceil(LINE) }
+    }
+}
 
 /// The pointers that move from tile to tile.
 #[derive(Clone, Copy)]
@@ -80,6 +101,8 @@ struct Cursor {
     residual: *const f32,
     /// Where each row has its own.
     bias: *const f32,
+    /// What is still to be asked for.
+    ahead: Ahead,
 }
 
 impl Cursor {
@@ -89,7 +112,8 @@ impl Cursor {
             Start::Rows(bias) => bias,
             _ => core::ptr::null(),
         };
-        Self { a: args.a, c: args.c, residual, bias }
+        let ahead = if args.ahead.lines > 0 { args.ahead } else { Ahead::nothing(args) };
+        Self { a: args.a, c: args.c, residual, bias, ahead }
     }
 
     /// The same from `rows` pixels further on; at the end of the pixels the
@@ -106,7 +130,20 @@ impl Cursor {
                 _ => core::ptr::null(),
             },
             bias: self.bias.wrapping_add(rows),
+            ahead: self.ahead,
         }
+    }
+
+    /// The same without lines that have been asked for.
+    #[inline(always)]
+    fn asked(self, args: &Args, n: usize) -> Self {
+        let Ahead { start, step, lines } = self.ahead;
+        let ahead = if n < lines {
+            Ahead { start: start.wrapping_add(n * step), step, lines: lines - n }
+        } else {
+            Ahead::nothing(args)
+        };
+        Self { ahead, ..self }
     }
 }
 
@@ -134,11 +171,23 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
             select::<S>(rows + 1, nv, args)(s, args, start, taller);
         }
         let rest = start.skip(args, taller * (rows + 1));
+        let rest = rest.asked(args, taller * lines_of_a_tile::<S>(nv, args.k));
         select::<S>(rows, nv, args)(s, args, rest, tiles - taller);
     }
 }
 
 type Run<S> = unsafe fn(S, &Args, Cursor, usize);
+
+/// The lines that a tile of `nv` vectors asks for at a time: four tiles ask for as many
+/// as they read weights.
+const fn lines_at_a_time<S: Lanes>(nv: usize) -> usize {
+    (2 * K_STEP * nv * S::LANES / LINE).div_ceil(4)
+}
+
+/// The lines that a tile of `nv` vectors asks for when it sums over `k` channels.
+fn lines_of_a_tile<S: Lanes>(nv: usize, k: usize) -> usize {
+    k / S::LANES * (S::LANES / K_STEP).div_ceil(2) * lines_at_a_time::<S>(nv)
+}
 
 /// The instance for tiles of `mr` pixels by `nv` vectors: the table of all
 /// pointwise kernels.
@@ -193,10 +242,11 @@ unsafe fn run<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
         #[inline(always)]
         || {
             let mut at = start;
-            for i in 0..tiles {
+            let lines = lines_of_a_tile::<S>(NV, args.k);
+            for _ in 0..tiles {
                 // SAFETY: the caller vouches for `tiles` tiles.
-                unsafe { tile::<S, MR, NV, TAIL>(s, args, at, i) };
-                at = at.skip(args, MR);
+                unsafe { tile::<S, MR, NV, TAIL>(s, args, at) };
+                at = at.skip(args, MR).asked(args, lines);
             }
         },
     );
@@ -209,7 +259,6 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
     s: S,
     args: &Args,
     at: Cursor,
-    turn: usize,
 ) {
     let c = |r: usize, v: usize| at.c.wrapping_add(r * args.c_row + v * args.c_vector);
     let load = |v: usize, p: *const f32| {
@@ -258,18 +307,17 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
     }
 
     let (mut a, mut b) = (at.a, args.b);
-    // The lines of the next panel that this tile asks for, in every second step:
-    // in every step makes AVX-512 spill when compiled for Sapphire Rapids.
-    let lines = const { (2 * K_STEP * NV * S::LANES / LINE).div_ceil(AHEAD) };
-    let ahead = args.ahead + turn % AHEAD * lines * LINE;
+    let mut ahead = at.ahead.start;
     // SAFETY: every address is of a pixel r < MR and a channel below k, or of
     // that channel's NV vectors of weights.
     unsafe {
         for _ in 0..args.k / S::LANES {
             for step in 0..S::LANES / K_STEP {
+                // In every step it would make AVX-512 spill when compiled for Sapphire Rapids.
                 if step % 2 == 0 {
-                    for i in 0..lines {
-                        s.prefetch(b.wrapping_add(ahead + i * LINE));
+                    for _ in 0..const { lines_at_a_time::<S>(NV) } {
+                        s.prefetch(ahead);
+                        ahead = ahead.wrapping_add(at.ahead.step);
                     }
                 }
                 let a = a.add(step * K_STEP);

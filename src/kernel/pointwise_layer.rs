@@ -12,7 +12,7 @@ use crate::activation::Activation;
 use crate::buffer::Local;
 use crate::kernel::activate::Addend;
 use crate::kernel::parts::{Parts, by_image, share};
-use crate::kernel::pointwise::{Args, Epilogue, Start, panel};
+use crate::kernel::pointwise::{Ahead, Args, Epilogue, Start, panel};
 use crate::kernel::transpose::transpose;
 use crate::layout::View;
 use crate::pack::{PackedPointwise, Panel, Tail};
@@ -138,7 +138,10 @@ impl Layer<'_> {
             a_block: S::LANES,
             k: *c_in,
             b: weights.as_ptr().wrapping_add(first * c_in),
-            ahead: width * c_in,
+            ahead: Ahead::piece(
+                weights.as_ptr().wrapping_add((first + width) * c_in),
+                width * c_in,
+            ),
             c: core::ptr::null_mut(),
             c_row: self.output_view.pixel,
             c_vector: S::LANES,
@@ -301,7 +304,7 @@ impl Layer<'_> {
                         a_block: S::LANES,
                         k: depth,
                         b: buffer,
-                        ahead: 0,
+                        ahead: Ahead::NONE,
                         c: self.output.add(offset),
                         c_row: y.channel,
                         c_vector: S::LANES,

@@ -33,14 +33,17 @@ impl Stage<'_> {
         c_vector: usize,
     ) -> pointwise::Args {
         let PackedPointwise { c_in, weights, bias, .. } = self.packed;
-        let first = panel.first * S::LANES;
+        let [first, width] = [panel.first, panel.vectors].map(|vectors| vectors * S::LANES);
         pointwise::Args {
             a: core::ptr::null(),
             a_row: 0,
             a_block: 0,
             k: *c_in,
             b: weights.as_ptr().wrapping_add(first * c_in),
-            ahead: panel.vectors * S::LANES * c_in,
+            ahead: pointwise::Ahead::piece(
+                weights.as_ptr().wrapping_add((first + width) * c_in),
+                width * c_in,
+            ),
             c,
             c_row: S::LANES,
             c_vector,
@@ -372,7 +375,10 @@ impl Block<'_> {
         let channels = slab.start * S::LANES..(slab.end * S::LANES).min(c_in);
         let last = channels.end == c_in;
         for panel in panels {
-            let first = panel.first * S::LANES;
+            let [first, width] = [panel.first, panel.vectors].map(|vectors| vectors * S::LANES);
+            let weights = |first: usize| {
+                packed.weights.as_ptr().wrapping_add(first * c_in + channels.start * width)
+            };
             // SAFETY: the band's pixels and vectors; output pixels and channels
             // below the image's; with a residual, input and output are of one shape.
             unsafe {
@@ -381,16 +387,12 @@ impl Block<'_> {
                     a_row: S::LANES,
                     a_block: at.plane,
                     k: channels.len(),
-                    b: packed
-                        .weights
-                        .as_ptr()
-                        .add(first * c_in + channels.start * panel.vectors * S::LANES),
-                    ahead: panel.vectors * S::LANES * c_in,
+                    b: weights(first),
+                    ahead: pointwise::Ahead::piece(weights(first + width), width * channels.len()),
                     c: at.output.add(first),
                     c_row: at.output_pixel,
                     c_vector: S::LANES,
-                    last_lanes: (c_out - first).min(panel.vectors * S::LANES)
-                        - (panel.vectors - 1) * S::LANES,
+                    last_lanes: (c_out - first).min(width) - (width - S::LANES),
                     pixel_lanes: panel.pixel_lanes::<S>(),
                     start: if slab.start == 0 {
                         pointwise::Start::Bias(packed.bias.as_ptr().add(first))
