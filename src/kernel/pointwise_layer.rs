@@ -287,8 +287,14 @@ impl Layer<'_> {
                 unsafe {
                     let from = self.input.add(start * x.pixel + k * x.channel);
                     let to = (buffer, width);
+                    let mut ahead = Ahead::NONE;
                     if x.is_planar() {
-                        gather(s, (from, x.channel), to, [depth, panel.vectors], last_lanes);
+                        ahead = Ahead {
+                            start: from.wrapping_add(width + last),
+                            step: x.channel,
+                            lines: depth,
+                        };
+                        gather(s, (from, x.channel), buffer, [depth, panel.vectors], last_lanes);
                     } else {
                         if last_lanes < S::LANES {
                             clear(s, (buffer.add(last), width), depth);
@@ -304,7 +310,7 @@ impl Layer<'_> {
                         a_block: S::LANES,
                         k: depth,
                         b: buffer,
-                        ahead: Ahead::NONE,
+                        ahead,
                         c: self.output.add(offset),
                         c_row: y.channel,
                         c_vector: S::LANES,
@@ -323,35 +329,58 @@ impl Layer<'_> {
     }
 }
 
-/// Copies `rows` rows of vectors, of which the last is filled up with zeros.
+/// Copies `rows` rows of `vectors` vectors, of which the last is filled up with zeros.
 ///
 /// # Safety
 /// `from` is valid for reading the rows, `to` for writing them in whole vectors.
 unsafe fn gather<S: Lanes>(
     s: S,
-    (from, from_row): (*const f32, usize),
-    (to, to_row): (*mut f32, usize),
+    from: (*const f32, usize),
+    to: *mut f32,
     [rows, vectors]: [usize; 2],
     last_lanes: usize,
 ) {
     s.enter(
         #[inline(always)]
         || {
-            let last = (vectors - 1) * S::LANES;
-            for row in 0..rows {
-                let (from, to) = (from.wrapping_add(row * from_row), to.wrapping_add(row * to_row));
-                // SAFETY: vectors of the row, the last one cut to what exists.
-                unsafe {
-                    for lane in (0..last).step_by(S::LANES) {
-                        s.store(to.add(lane), s.load(from.add(lane)));
-                        // The next vectors of a plane are too few to be expected.
-                        s.prefetch(from.wrapping_add(last + S::LANES + lane));
-                    }
-                    s.store(to.add(last), s.load_first(from.add(last), last_lanes));
+            // SAFETY: passed on, for as many vectors.
+            unsafe {
+                match vectors {
+                    1 => gather_rows::<S, 1>(s, from, to, rows, last_lanes),
+                    2 => gather_rows::<S, 2>(s, from, to, rows, last_lanes),
+                    3 => gather_rows::<S, 3>(s, from, to, rows, last_lanes),
+                    _ => gather_rows::<S, 4>(s, from, to, rows, last_lanes),
                 }
             }
         },
     );
+}
+
+/// # Safety
+/// As for [`gather`], with `NV` vectors.
+#[inline(always)]
+unsafe fn gather_rows<S: Lanes, const NV: usize>(
+    s: S,
+    (mut from, from_row): (*const f32, usize),
+    mut to: *mut f32,
+    rows: usize,
+    last_lanes: usize,
+) {
+    let last = s.mask(|lane| lane < last_lanes);
+    for _ in 0..rows {
+        for v in 0..NV {
+            let (from, to) = (from.wrapping_add(v * S::LANES), to.wrapping_add(v * S::LANES));
+            // SAFETY: vector v of a row, cut to what exists.
+            unsafe {
+                s.store(to, if v + 1 < NV { s.load(from) } else { s.load_masked(from, last) })
+            }
+            if v + 1 < NV {
+                // The next vectors of a plane are too few to be expected.
+                s.prefetch(from.wrapping_add(NV * S::LANES));
+            }
+        }
+        (from, to) = (from.wrapping_add(from_row), to.wrapping_add(NV * S::LANES));
+    }
 }
 
 /// Writes a vector of zeros in each row.
