@@ -1,11 +1,13 @@
 //! Matrices turned around: what stands between planar and channels-last pixels.
 
+use core::ops::Range;
+
 use crate::simd::Lanes;
 
 /// `to[c * to_row + r] = from[r * from_row + c]` for `rows` by `columns`.
 ///
-/// Blocks of `BLOCK` x `BLOCK` go through registers; the rest, at the right and at
-/// the bottom, number by number.
+/// Blocks go through registers: wide ones, at the right and at the bottom smaller ones,
+/// and what is then left number by number.
 ///
 /// # Safety
 /// `from` is valid for reading `columns` f32 in each of `rows` rows, `to` for
@@ -16,22 +18,32 @@ pub(crate) unsafe fn transpose<S: Lanes>(
     (to, to_row): (*mut f32, usize),
     [rows, columns]: [usize; 2],
 ) {
-    let whole = [rows, columns].map(|n| n / S::BLOCK * S::BLOCK);
+    let [wide, whole] =
+        [S::WIDE_BLOCK, S::BLOCK].map(|block| [rows, columns].map(|n| n / block * block));
     s.enter(
         #[inline(always)]
         || {
             // SAFETY: rows and columns of the matrix.
             unsafe {
-                // Along the longer side: planes, far apart, are read or written on and on.
-                let along_rows = rows >= columns;
-                let [outer, inner] =
-                    if along_rows { [whole[1], whole[0]] } else { [whole[0], whole[1]] };
-                for i in (0..outer).step_by(S::BLOCK) {
-                    for j in (0..inner).step_by(S::BLOCK) {
-                        let [row, column] = if along_rows { [j, i] } else { [i, j] };
+                blocks(
+                    S::WIDE_BLOCK,
+                    [0..wide[0], 0..wide[1]],
+                    #[inline(always)]
+                    |row, column| {
                         let (p, q) = (row * from_row + column, column * to_row + row);
-                        s.transpose(from.add(p), from_row, to.add(q), to_row);
-                    }
+                        s.transpose_wide(from.add(p), from_row, to.add(q), to_row);
+                    },
+                );
+                for rest in [[0..wide[0], wide[1]..whole[1]], [wide[0]..whole[0], 0..whole[1]]] {
+                    blocks(
+                        S::BLOCK,
+                        rest,
+                        #[inline(always)]
+                        |row, column| {
+                            let (p, q) = (row * from_row + column, column * to_row + row);
+                            s.transpose(from.add(p), from_row, to.add(q), to_row);
+                        },
+                    );
                 }
                 for (rows, columns) in
                     [(0..whole[0], whole[1]..columns), (whole[0]..rows, 0..columns)]
@@ -46,6 +58,20 @@ pub(crate) unsafe fn transpose<S: Lanes>(
             }
         },
     );
+}
+
+/// The first row and column of each block, along the longer side: planes, far apart, are
+/// read or written on and on.
+#[inline(always)]
+fn blocks(size: usize, [rows, columns]: [Range<usize>; 2], mut each: impl FnMut(usize, usize)) {
+    let along_rows = rows.len() >= columns.len();
+    let [outer, inner] = if along_rows { [columns, rows] } else { [rows, columns] };
+    for i in outer.step_by(size) {
+        for j in inner.clone().step_by(size) {
+            let [row, column] = if along_rows { [j, i] } else { [i, j] };
+            each(row, column);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -76,8 +102,8 @@ mod tests {
     #[test]
     fn every_size_and_nothing_besides() {
         for isa in Isa::available() {
-            for rows in 1..=20 {
-                for columns in 1..=20 {
+            for rows in 1..=36 {
+                for columns in 1..=36 {
                     let row = [columns + rows % 3, rows + columns % 3];
                     // Not one f32 longer than is read or written.
                     let from: Vec<f32> =

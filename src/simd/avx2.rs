@@ -80,6 +80,7 @@ unsafe impl Lanes for Avx2 {
     const POINTWISE_ROWS: [usize; MAX_VECTORS] = [5, 6, 3, 0];
     const POINTWISE_VECTORS: usize = 2;
     const BLOCK: usize = 8;
+    const WIDE_BLOCK: usize = 16;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = [[2, 4], [2, 4], [1, 7], [1, 7], [1, 7]];
 
     #[inline(always)]
@@ -197,5 +198,17 @@ unsafe impl Lanes for Avx2 {
     unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
         // SAFETY: passed on.
         unsafe { transpose_8x8(self.avx, from, from_row, to, to_row) }
+    }
+
+    /// Four blocks, for the sake of whole cache lines.
+    #[inline(always)]
+    unsafe fn transpose_wide(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        for [row, column] in [[0, 0], [8, 0], [0, 8], [8, 8]] {
+            // SAFETY: passed on, for a quarter of the rows and columns.
+            unsafe {
+                let from = from.add(row * from_row + column);
+                transpose_8x8(self.avx, from, from_row, to.add(column * to_row + row), to_row);
+            }
+        }
     }
 }

@@ -143,6 +143,7 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
     const STEPS_APART: bool = S::STEPS_APART;
     const MASKS_ARE_FREE: bool = S::MASKS_ARE_FREE;
     const BLOCK: usize = S::BLOCK;
+    const WIDE_BLOCK: usize = S::WIDE_BLOCK;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = S::DEPTHWISE_TILES;
 
     #[inline(always)]
@@ -267,6 +268,14 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
         self.memory.check_rows(to, [S::BLOCK, to_row], S::BLOCK, true);
         // SAFETY: passed on.
         unsafe { self.s.transpose(from, from_row, to, to_row) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose_wide(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        self.memory.check_rows(from, [S::WIDE_BLOCK, from_row], S::WIDE_BLOCK, false);
+        self.memory.check_rows(to, [S::WIDE_BLOCK, to_row], S::WIDE_BLOCK, true);
+        // SAFETY: passed on.
+        unsafe { self.s.transpose_wide(from, from_row, to, to_row) }
     }
 
     #[inline(always)]
