@@ -4,8 +4,8 @@ use crate::simd::Lanes;
 
 /// `to[c * to_row + r] = from[r * from_row + c]` for `rows` by `columns`.
 ///
-/// Blocks of `BLOCK` x `BLOCK` go through registers; the rest, at the right and at
-/// the bottom, number by number.
+/// Blocks of `BLOCK` x `BLOCK` go through registers, of which the last may overlap the
+/// one before; what is narrower goes number by number.
 ///
 /// # Safety
 /// `from` is valid for reading `columns` f32 in each of `rows` rows, `to` for
@@ -16,30 +16,27 @@ pub(crate) unsafe fn transpose<S: Lanes>(
     (to, to_row): (*mut f32, usize),
     [rows, columns]: [usize; 2],
 ) {
-    let whole = [rows, columns].map(|n| n / S::BLOCK * S::BLOCK);
+    // Along the longer side: planes, far apart, are read or written on and on.
+    let (outer, inner) = match rows >= columns {
+        true => ((columns, 1, to_row), (rows, from_row, 1)),
+        false => ((rows, from_row, 1), (columns, 1, to_row)),
+    };
+    let block = if rows.min(columns) < S::BLOCK { 1 } else { S::BLOCK };
+    let starts = move |n: usize| (0..n).step_by(block).map(move |i| i.min(n - block));
     s.enter(
+        // What it borrowed would be read again after each store.
         #[inline(always)]
-        || {
-            // SAFETY: rows and columns of the matrix.
-            unsafe {
-                // Along the longer side: planes, far apart, are read or written on and on.
-                let along_rows = rows >= columns;
-                let [outer, inner] =
-                    if along_rows { [whole[1], whole[0]] } else { [whole[0], whole[1]] };
-                for i in (0..outer).step_by(S::BLOCK) {
-                    for j in (0..inner).step_by(S::BLOCK) {
-                        let [row, column] = if along_rows { [j, i] } else { [i, j] };
-                        let (p, q) = (row * from_row + column, column * to_row + row);
-                        s.transpose(from.add(p), from_row, to.add(q), to_row);
-                    }
-                }
-                for (rows, columns) in
-                    [(0..whole[0], whole[1]..columns), (whole[0]..rows, 0..columns)]
-                {
-                    for column in columns {
-                        for row in rows.clone() {
-                            let x = s.read(from.add(row * from_row + column));
-                            s.write(to.add(column * to_row + row), x);
+        move || {
+            for i in starts(outer.0) {
+                let (from, to) = (from.wrapping_add(i * outer.1), to.wrapping_add(i * outer.2));
+                for j in starts(inner.0) {
+                    let (from, to) = (from.wrapping_add(j * inner.1), to.wrapping_add(j * inner.2));
+                    // SAFETY: rows and columns of the matrix.
+                    unsafe {
+                        if block == 1 {
+                            s.write(to, s.read(from));
+                        } else {
+                            s.transpose(from, from_row, to, to_row);
                         }
                     }
                 }
