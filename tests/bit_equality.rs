@@ -218,6 +218,9 @@ fn large_layers_in_every_layout() {
         (Shape::new(1, 9, 150), 19, 3, 2),
         (Shape::new(1, 12, 90), 5, 5, 2),
         (Shape::new(1, 12, 90), 33, 7, 1),
+        (Shape::new(1, 30, 40), 37, 5, 1),
+        (Shape::new(1, 31, 40), 37, 5, 2),
+        (Shape::new(2, 7, 7), 200, 7, 1),
     ] {
         let padding = Padding::SameUpper;
         let window = Window { kernel: [kernel; 2], stride: [stride; 2], dilation: [1, 1], padding };

@@ -1,13 +1,11 @@
 //! Matrices turned around: what stands between planar and channels-last pixels.
 
-use core::ops::Range;
-
 use crate::simd::Lanes;
 
 /// `to[c * to_row + r] = from[r * from_row + c]` for `rows` by `columns`.
 ///
-/// Blocks go through registers: wide ones, at the right and at the bottom smaller ones,
-/// and what is then left number by number.
+/// Blocks go through registers, as wide ones as fit, of which the last may overlap the
+/// one before; what is narrower than any goes number by number.
 ///
 /// # Safety
 /// `from` is valid for reading `columns` f32 in each of `rows` rows, `to` for
@@ -18,60 +16,36 @@ pub(crate) unsafe fn transpose<S: Lanes>(
     (to, to_row): (*mut f32, usize),
     [rows, columns]: [usize; 2],
 ) {
-    let [wide, whole] =
-        [S::WIDE_BLOCK, S::BLOCK].map(|block| [rows, columns].map(|n| n / block * block));
+    // Along the longer side: planes, far apart, are read or written on and on.
+    let (outer, inner) = match rows >= columns {
+        true => ((columns, 1, to_row), (rows, from_row, 1)),
+        false => ((rows, from_row, 1), (columns, 1, to_row)),
+    };
+    let fits = |block: &usize| *block <= rows.min(columns);
+    let block = [S::WIDE_BLOCK, S::BLOCK].into_iter().find(fits).unwrap_or(1);
+    let starts = move |n: usize| (0..n).step_by(block).map(move |i| i.min(n - block));
     s.enter(
+        // What it borrowed would be read again after each store.
         #[inline(always)]
-        || {
-            // SAFETY: rows and columns of the matrix.
-            unsafe {
-                blocks(
-                    S::WIDE_BLOCK,
-                    [0..wide[0], 0..wide[1]],
-                    #[inline(always)]
-                    |row, column| {
-                        let (p, q) = (row * from_row + column, column * to_row + row);
-                        s.transpose_wide(from.add(p), from_row, to.add(q), to_row);
-                    },
-                );
-                for rest in [[0..wide[0], wide[1]..whole[1]], [wide[0]..whole[0], 0..whole[1]]] {
-                    blocks(
-                        S::BLOCK,
-                        rest,
-                        #[inline(always)]
-                        |row, column| {
-                            let (p, q) = (row * from_row + column, column * to_row + row);
-                            s.transpose(from.add(p), from_row, to.add(q), to_row);
-                        },
-                    );
-                }
-                for (rows, columns) in
-                    [(0..whole[0], whole[1]..columns), (whole[0]..rows, 0..columns)]
-                {
-                    for column in columns {
-                        for row in rows.clone() {
-                            let x = s.read(from.add(row * from_row + column));
-                            s.write(to.add(column * to_row + row), x);
+        move || {
+            for i in starts(outer.0) {
+                let (from, to) = (from.wrapping_add(i * outer.1), to.wrapping_add(i * outer.2));
+                for j in starts(inner.0) {
+                    let (from, to) = (from.wrapping_add(j * inner.1), to.wrapping_add(j * inner.2));
+                    // SAFETY: rows and columns of the matrix.
+                    unsafe {
+                        if block == 1 {
+                            s.write(to, s.read(from));
+                        } else if block == S::WIDE_BLOCK {
+                            s.transpose_wide(from, from_row, to, to_row);
+                        } else {
+                            s.transpose(from, from_row, to, to_row);
                         }
                     }
                 }
             }
         },
     );
-}
-
-/// The first row and column of each block, along the longer side: planes, far apart, are
-/// read or written on and on.
-#[inline(always)]
-fn blocks(size: usize, [rows, columns]: [Range<usize>; 2], mut each: impl FnMut(usize, usize)) {
-    let along_rows = rows.len() >= columns.len();
-    let [outer, inner] = if along_rows { [columns, rows] } else { [rows, columns] };
-    for i in outer.step_by(size) {
-        for j in inner.clone().step_by(size) {
-            let [row, column] = if along_rows { [j, i] } else { [i, j] };
-            each(row, column);
-        }
-    }
 }
 
 #[cfg(test)]

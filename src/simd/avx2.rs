@@ -47,12 +47,15 @@ pub(super) unsafe fn transpose_8x8(
     to: *mut f32,
     to_row: usize,
 ) {
-    for half in 0..2 {
+    // Two starts, so that a register or two of strides reach all rows.
+    let halves = [from, from.wrapping_add(4 * from_row)];
+    for (half, to) in [to, to.wrapping_add(4 * to_row)].into_iter().enumerate() {
         // SAFETY: four f32 of a row below 8, from column 0 or 4 on.
-        let quarter = |row: usize| unsafe {
+        let quarter = |from: *const f32, row: usize| unsafe {
             from.add(row * from_row + 4 * half).cast::<__m128>().read_unaligned()
         };
-        let pair = |row: usize| avx._mm256_set_m128(quarter(row + 4), quarter(row));
+        let pair =
+            |row: usize| avx._mm256_set_m128(quarter(halves[1], row), quarter(halves[0], row));
         let rows = [pair(0), pair(1), pair(2), pair(3)];
         let low = [0, 2].map(|i| avx._mm256_unpacklo_ps(rows[i], rows[i + 1]));
         let high = [0, 2].map(|i| avx._mm256_unpackhi_ps(rows[i], rows[i + 1]));
@@ -64,7 +67,7 @@ pub(super) unsafe fn transpose_8x8(
         ];
         for (i, column) in columns.into_iter().enumerate() {
             // SAFETY: eight f32 of a row below 8.
-            unsafe { avx._mm256_storeu_ps(to.add((4 * half + i) * to_row), column) }
+            unsafe { avx._mm256_storeu_ps(to.add(i * to_row), column) }
         }
     }
 }

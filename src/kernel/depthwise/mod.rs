@@ -6,13 +6,12 @@
 
 mod planar;
 mod tile;
+mod turned;
 
 use core::ops::Range;
 
 use crate::activation::{Activation, Finish};
-use crate::buffer::Local;
 use crate::kernel::parts::{Parts, by_image};
-use crate::kernel::transpose::transpose;
 use crate::layout::{Layout, View};
 use crate::pack::{PackedDepthwise, Tail};
 use crate::shape::Placed;
@@ -356,6 +355,9 @@ impl Kernel for Run<'_> {
             // SAFETY: `new` has vouched for all rows and channels.
             unsafe {
                 match (input_view.layout, output_view.layout) {
+                    (Layout::Nchw, _) if layer.by_pixels::<S>() => {
+                        layer.pixels(s, vectors.clone(), rows);
+                    }
                     (Layout::Nhwc, Layout::Nhwc) => {
                         for top in rows.clone().step_by(band) {
                             let first = output_view.at(0, top, 0) + vectors.start * S::LANES;
@@ -388,11 +390,6 @@ impl Kernel for Run<'_> {
         }
     }
 }
-
-/// Outputs that wait to be turned, in the first-level cache.
-const TURNED: usize = 4096;
-/// The most columns of these.
-const TURNED_COLUMNS: usize = 64;
 
 impl<'a> Layer<'a> {
     /// All but the output, of a planar image.
@@ -457,75 +454,6 @@ impl<'a> Layer<'a> {
                 self::rows(s, &Args { input, ..*args }, rows);
             } else {
                 multiplied(s, args, [self.packed.multiplier, first], rows);
-            }
-        }
-    }
-
-    /// From one layout into the other: a vector of channels at a time, a few pixels
-    /// are computed in the input's layout, then turned.
-    ///
-    /// # Safety
-    /// As for [`Run::new`], for these vectors and rows of one image.
-    unsafe fn turned<S: Lanes>(&self, s: S, vectors: Range<usize>, rows: Range<usize>) {
-        let mut tile = Local::<TURNED>::uninit();
-        let tile = tile.as_mut_ptr();
-        s.lend(tile, TURNED);
-        let output = self.output_view;
-        let width = self.window.output.width;
-        let pixels = TURNED / S::LANES;
-        let across = width.min(TURNED_COLUMNS);
-        for top in rows.clone().step_by(pixels / across) {
-            let rows = top..(top + pixels / across).min(rows.end);
-            for left in (0..width).step_by(across) {
-                let columns = left..(left + across).min(width);
-                let (across, size) = (columns.len(), rows.len() * columns.len());
-                // Rows that follow each other as pixels do go as one.
-                let (lines, pixels) = match output.row == across * output.pixel {
-                    true => (1, size),
-                    false => (rows.len(), across),
-                };
-                let (strip, first) = self.window.strip(columns.clone());
-                for vector in vectors.clone() {
-                    let channels = Tail::Overlap.channels(vector, self.packed.channels, S::LANES);
-                    let start = channels.start * output.channel + output.at(0, top, left);
-                    // SAFETY: the tile holds these rows and columns of a vector.
-                    unsafe {
-                        let line = |i: usize| self.output.add(start + i * output.row);
-                        if self.input_view.is_planar() {
-                            let args = planar::Args {
-                                output: tile,
-                                output_plane: size,
-                                output_row: across,
-                                ..self.planar()
-                            };
-                            let channels = channels.clone();
-                            planar::planes(s, &args, channels, rows.clone(), columns.clone());
-                        } else {
-                            let args = self.channels_last::<S>(&strip, vector..vector + 1);
-                            let args = Args {
-                                input: args.input.wrapping_add(first * args.input_column),
-                                input_overlap: 0,
-                                output: tile,
-                                output_row: across * S::LANES,
-                                output_column: S::LANES,
-                                output_overlap: 0,
-                                ..args
-                            };
-                            self.vectors(s, &args, channels.start, rows.clone());
-                        }
-                        for i in 0..lines {
-                            if self.input_view.is_planar() {
-                                let from = (tile.add(i * pixels).cast_const(), size);
-                                let matrix = [channels.len(), pixels];
-                                transpose(s, from, (line(i), output.pixel), matrix);
-                            } else {
-                                let from = tile.add(i * pixels * S::LANES).cast_const();
-                                let matrix = [pixels, channels.len()];
-                                transpose(s, (from, S::LANES), (line(i), output.channel), matrix);
-                            }
-                        }
-                    }
-                }
             }
         }
     }

@@ -74,35 +74,18 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize>(
         || {
             for left in columns.clone().step_by(COLUMNS * S::LANES) {
                 let right = columns.end.min(left + COLUMNS * S::LANES);
-                // Narrow planes go by two, one in each half of the vectors.
-                let pairs = const { K > 0 && S::LANES >= 16 } && right - left <= S::LANES / 2;
                 let window = args.window;
                 let mut strip = [Column::none(s); COLUMNS];
                 for (column, at) in (left..right).step_by(S::LANES).zip(&mut strip) {
                     let lanes = S::LANES.min(right - column);
-                    *at = Column::new::<K, ST>(s, window, column, lanes, pairs);
+                    *at = Column::new::<K, ST>(s, window, column, lanes);
                 }
                 let strip = &strip[..(right - left).div_ceil(S::LANES)];
-                let mut channel = channels.start;
-                while channel < channels.end {
-                    let [input, next] =
-                        [0, 1].map(|i| (channel + i) / args.packed.multiplier * args.input_plane);
-                    // The weights of a pair are neighbours.
-                    let pair = pairs
-                        && channel + 1 < channels.end
-                        && !(channel + 1).is_multiple_of(S::LANES);
-                    let single;
-                    let strip = if pair == pairs {
-                        strip
-                    } else {
-                        // A pair's masks read from two planes.
-                        single = [Column::new::<K, ST>(s, window, left, right - left, false)];
-                        &single
-                    };
+                for channel in channels.clone() {
+                    let input = channel / args.packed.multiplier * args.input_plane;
                     let plane = Plane {
                         args,
                         input: args.input.wrapping_add(input),
-                        next: next - input,
                         output: args.output.wrapping_add(
                             (channel - channels.start) * args.output_plane + left - columns.start,
                         ),
@@ -117,15 +100,7 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize>(
                         },
                     };
                     // SAFETY: the channels, rows and columns are the caller's.
-                    unsafe {
-                        if pair {
-                            plane.run::<K, ST, true>(s);
-                            channel += 2;
-                        } else {
-                            plane.run::<K, ST, false>(s);
-                            channel += 1;
-                        }
-                    }
+                    unsafe { plane.run::<K, ST>(s) }
                 }
             }
         },
@@ -143,14 +118,13 @@ struct Column<S: Lanes> {
     taps: [Tap<S>; WIDEST],
 }
 
-/// What a tap column meets. With pairs, the upper half of the lanes is the second
-/// plane's.
+/// What a tap column meets.
 #[derive(Clone, Copy)]
 struct Tap<S: Lanes> {
     /// The lanes whose tap is inside the image, and whether that is all.
     inside: S::Mask,
     all: bool,
-    /// What is read for them: of a second vector with pairs or stride 2.
+    /// What is read for them: of a second vector with stride 2.
     read: [S::Mask; 2],
 }
 
@@ -168,7 +142,6 @@ impl<S: Lanes> Column<S> {
         window: &Placed,
         column: usize,
         lanes: usize,
-        pairs: bool,
     ) -> Self {
         let half = S::LANES / 2;
         let span = |kx: usize| inside(window, column, lanes, kx);
@@ -176,15 +149,11 @@ impl<S: Lanes> Column<S> {
             let span = span(kx);
             let has = |lane: usize| span.contains(&lane);
             Tap {
-                inside: s.mask(|i| has(if pairs { i % half } else { i })),
+                inside: s.mask(has),
                 all: span == (0..lanes),
                 read: [
                     s.mask(|i| if ST == 1 { has(i) } else { i % 2 == 0 && has(i / 2) }),
-                    s.mask(|i| match (ST, pairs) {
-                        (1, _) => i >= half && has(i - half),
-                        (_, true) => i % 2 == 1 && has(i / 2),
-                        (_, false) => i % 2 == 1 && has(half + i / 2),
-                    }),
+                    s.mask(|i| ST == 2 && i % 2 == 1 && has(half + i / 2)),
                 ],
             }
         };
@@ -208,7 +177,7 @@ fn inside(window: &Placed, column: usize, lanes: usize, kx: usize) -> Range<usiz
     reach(before[1])..reach(before[1] + input.width)
 }
 
-/// One channel's plane, or two neighbours'.
+/// One channel's plane.
 struct Plane<'a, S: Lanes> {
     args: &'a Args<'a>,
     input: *const f32,
@@ -217,8 +186,6 @@ struct Plane<'a, S: Lanes> {
     channel: usize,
     rows: Range<usize>,
     strip: &'a [Column<S>],
-    /// From this channel's input to that of the next.
-    next: usize,
     /// How many f32 from `output` on are all rows', one behind the other.
     dense: usize,
 }
@@ -226,21 +193,18 @@ struct Plane<'a, S: Lanes> {
 /// Safety is as for [`planes`].
 impl<S: Lanes> Plane<'_, S> {
     #[inline(always)]
-    unsafe fn run<const K: usize, const ST: usize, const PAIR: bool>(&self, s: S) {
+    unsafe fn run<const K: usize, const ST: usize>(&self, s: S) {
         let PackedDepthwise { channels, taps, ref weights, ref bias, .. } = *self.args.packed;
         let vector = self.channel / S::LANES;
         let lane = self.channel - Tail::Overlap.channels(vector, channels, S::LANES).start;
         let packed = weights.as_ptr().wrapping_add(vector * taps * S::LANES + lane);
         let bias = bias.as_ptr().wrapping_add(vector * S::LANES + lane);
-        // SAFETY: taps and bias of this channel and, in a pair, of the next.
-        let both = |p: *const f32| unsafe {
-            let low = s.splat(s.read(p));
-            if PAIR { s.join(low, s.splat(s.read(p.add(1))), S::LANES / 2) } else { low }
-        };
+        // SAFETY: taps and bias of this channel.
+        let splat = |p: *const f32| unsafe { s.splat(s.read(p)) };
         let weights: [[S::V; K]; K] = core::array::from_fn(|ky| {
-            core::array::from_fn(|kx| both(packed.wrapping_add((ky * K + kx) * S::LANES)))
+            core::array::from_fn(|kx| splat(packed.wrapping_add((ky * K + kx) * S::LANES)))
         });
-        let bias = both(bias);
+        let bias = splat(bias);
         let mut row = self.rows.start;
         while row < self.rows.end {
             let left = self.rows.end - row;
@@ -250,12 +214,12 @@ impl<S: Lanes> Plane<'_, S> {
                     0 => self.any_window(s, row, packed, bias),
                     // Maps of most networks divide by 7.
                     3 if left >= 7 && S::REGISTERS >= 32 => {
-                        self.row::<K, ST, PAIR, 7>(s, row, &weights, bias)
+                        self.row::<K, ST, 7>(s, row, &weights, bias)
                     }
-                    _ if left >= 4 => self.row::<K, ST, PAIR, 4>(s, row, &weights, bias),
-                    _ if left == 3 => self.row::<K, ST, PAIR, 3>(s, row, &weights, bias),
-                    _ if left == 2 => self.row::<K, ST, PAIR, 2>(s, row, &weights, bias),
-                    _ => self.row::<K, ST, PAIR, 1>(s, row, &weights, bias),
+                    _ if left >= 4 => self.row::<K, ST, 4>(s, row, &weights, bias),
+                    _ if left == 3 => self.row::<K, ST, 3>(s, row, &weights, bias),
+                    _ if left == 2 => self.row::<K, ST, 2>(s, row, &weights, bias),
+                    _ => self.row::<K, ST, 1>(s, row, &weights, bias),
                 };
             }
         }
@@ -263,7 +227,7 @@ impl<S: Lanes> Plane<'_, S> {
 
     /// A row of tiles `R` rows high; returns `R`.
     #[inline(always)]
-    unsafe fn row<const K: usize, const ST: usize, const PAIR: bool, const R: usize>(
+    unsafe fn row<const K: usize, const ST: usize, const R: usize>(
         &self,
         s: S,
         row: usize,
@@ -275,12 +239,12 @@ impl<S: Lanes> Plane<'_, S> {
             let mut acc = [bias; R];
             // SAFETY: the columns are the caller's.
             unsafe {
-                if !PAIR && column.whole {
-                    self.tile::<K, ST, false, false, R>(s, row, column, weights, &mut acc);
+                if column.whole {
+                    self.tile::<K, ST, false, R>(s, row, column, weights, &mut acc);
                 } else {
-                    self.tile::<K, ST, true, PAIR, R>(s, row, column, weights, &mut acc);
+                    self.tile::<K, ST, true, R>(s, row, column, weights, &mut acc);
                 }
-                self.finish::<PAIR, R>(s, row, column, &mut acc);
+                self.finish::<R>(s, row, column, &mut acc);
             }
         }
         R
@@ -289,13 +253,7 @@ impl<S: Lanes> Plane<'_, S> {
     /// What the window adds to `R` rows of one vector; `EDGE` where it is not whole
     /// or taps may be outside.
     #[inline(always)]
-    unsafe fn tile<
-        const K: usize,
-        const ST: usize,
-        const EDGE: bool,
-        const PAIR: bool,
-        const R: usize,
-    >(
+    unsafe fn tile<const K: usize, const ST: usize, const EDGE: bool, const R: usize>(
         &self,
         s: S,
         row: usize,
@@ -320,7 +278,7 @@ impl<S: Lanes> Plane<'_, S> {
                     let line = first.wrapping_add($line * step);
                     // SAFETY: the row is inside.
                     unsafe {
-                        self.line::<K, ST, EDGE, PAIR, R, $line>(s, line, &taps, weights, acc);
+                        self.line::<K, ST, EDGE, R, $line>(s, line, &taps, weights, acc);
                     }
                 }
             )*};
@@ -335,7 +293,6 @@ impl<S: Lanes> Plane<'_, S> {
         const K: usize,
         const ST: usize,
         const EDGE: bool,
-        const PAIR: bool,
         const R: usize,
         const LINE: usize,
     >(
@@ -346,17 +303,16 @@ impl<S: Lanes> Plane<'_, S> {
         weights: &[[S::V; K]; K],
         acc: &mut [S::V; R],
     ) {
-        let next = self.next;
         macro_rules! taps {
             ($($kx:literal)*) => {$(
                 if const { $kx < K } {
                     let tap = &taps[$kx];
                     // SAFETY: all columns or those in the masks are inside.
                     let x = unsafe {
-                        load::<S, ST, EDGE, PAIR>(s, line.wrapping_add($kx), next, tap)
+                        load::<S, ST, EDGE>(s, line.wrapping_add($kx), tap)
                     };
                     // One mask where both are the same.
-                    let inside = if ST == 1 && !PAIR { tap.read[0] } else { tap.inside };
+                    let inside = if ST == 1 { tap.read[0] } else { tap.inside };
                     if EDGE && (S::MASKS_ARE_FREE || !tap.all) {
                         for r in 0..R {
                             if LINE >= r * ST && LINE - r * ST < K {
@@ -382,7 +338,7 @@ impl<S: Lanes> Plane<'_, S> {
     /// where what lies beyond is the beginning of the next rows, which are still to
     /// come: to store a part of one takes AMD's cores ten times as long.
     #[inline(always)]
-    unsafe fn finish<const PAIR: bool, const R: usize>(
+    unsafe fn finish<const R: usize>(
         &self,
         s: S,
         row: usize,
@@ -394,33 +350,25 @@ impl<S: Lanes> Plane<'_, S> {
             (row - self.rows.start) * self.args.output_row + column.column - self.strip[0].column;
         for (r, &x) in acc.iter().enumerate() {
             let p = self.output.wrapping_add(at + r * self.args.output_row);
-            // SAFETY: the lanes of a row of each plane.
+            // SAFETY: the lanes of a row.
             unsafe {
                 let whole = column.lanes == S::LANES
                     || at + r * self.args.output_row + S::LANES <= self.dense;
-                let store = |p: *mut f32, x| {
-                    if whole { s.store(p, x) } else { s.store_first(p, x, column.lanes) }
-                };
-                store(p, x);
-                if PAIR {
-                    store(p.wrapping_add(self.args.output_plane), s.swap_halves(x));
-                }
+                if whole { s.store(p, x) } else { s.store_first(p, x, column.lanes) }
             }
         }
         if let Finish::Apply(_) = self.args.finish {
-            for plane in 0..1 + usize::from(PAIR) {
-                let stored = Stored {
-                    output: self.output.wrapping_add(at + plane * self.args.output_plane),
-                    row: self.args.output_row,
-                    vector: S::LANES,
-                    pixels: R,
-                    vectors: 1,
-                    last_lanes: column.lanes,
-                    residual: Addend::NONE,
-                };
-                // SAFETY: the tile just written.
-                unsafe { activate(s, &self.args.finish, &stored) }
-            }
+            let stored = Stored {
+                output: self.output.wrapping_add(at),
+                row: self.args.output_row,
+                vector: S::LANES,
+                pixels: R,
+                vectors: 1,
+                last_lanes: column.lanes,
+                residual: Addend::NONE,
+            };
+            // SAFETY: the tile just written.
+            unsafe { activate(s, &self.args.finish, &stored) }
         }
     }
 
@@ -455,7 +403,7 @@ impl<S: Lanes> Plane<'_, S> {
                 }
             }
             // SAFETY: the columns are the caller's.
-            unsafe { self.finish::<false, 1>(s, row, column, &mut acc) }
+            unsafe { self.finish::<1>(s, row, column, &mut acc) }
         }
         1
     }
@@ -464,25 +412,17 @@ impl<S: Lanes> Plane<'_, S> {
 /// What the lanes of a vector meet in tap column `tap`, of which `p` is the first.
 ///
 /// # Safety
-/// What the tap's masks ask for, or without `EDGE` all of it, is valid for reading;
-/// with `PAIR` in the next plane too, `next` f32 further on.
+/// What the tap's masks ask for, or without `EDGE` all of it, is valid for reading.
 #[inline(always)]
-unsafe fn load<S: Lanes, const ST: usize, const EDGE: bool, const PAIR: bool>(
+unsafe fn load<S: Lanes, const ST: usize, const EDGE: bool>(
     s: S,
     p: *const f32,
-    next: usize,
     tap: &Tap<S>,
 ) -> S::V {
-    let half = S::LANES / 2;
     // SAFETY: passed on.
     let read = |p: *const f32, i: usize| unsafe {
         if EDGE { s.load_masked(p, tap.read[i]) } else { s.load(p) }
     };
-    let second = p.wrapping_add(next);
-    match (ST, PAIR) {
-        (1, false) => read(p, 0),
-        (1, true) => s.join(read(p, 0), read(second.wrapping_sub(half), 1), half),
-        (_, false) => s.even(read(p, 0), read(p.wrapping_add(S::LANES - 1), 1)),
-        (_, true) => s.even(read(p, 0), read(second.wrapping_sub(1), 1)),
-    }
+    let low = read(p, 0);
+    if ST == 1 { low } else { s.even(low, read(p.wrapping_add(S::LANES - 1), 1)) }
 }
