@@ -179,9 +179,9 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
 type Run<S> = unsafe fn(S, &Args, Cursor, usize);
 
 /// The lines that a tile of `nv` vectors asks for at a time: four tiles ask for as many
-/// as they read weights.
+/// as they read weights. Not of one vector, which loads as often as it multiplies.
 const fn lines_at_a_time<S: Lanes>(nv: usize) -> usize {
-    (2 * K_STEP * nv * S::LANES / LINE).div_ceil(4)
+    if nv == 1 { 0 } else { (2 * K_STEP * nv * S::LANES / LINE).div_ceil(4) }
 }
 
 /// The lines that a tile of `nv` vectors asks for when it sums over `k` channels.
