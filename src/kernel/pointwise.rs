@@ -112,8 +112,7 @@ impl Cursor {
             Start::Rows(bias) => bias,
             _ => core::ptr::null(),
         };
-        let ahead = if args.ahead.lines > 0 { args.ahead } else { Ahead::nothing(args) };
-        Self { a: args.a, c: args.c, residual, bias, ahead }
+        Self { a: args.a, c: args.c, residual, bias, ahead: args.ahead }.asked(args, 0)
     }
 
     /// The same from `rows` pixels further on; at the end of the pixels the

@@ -346,6 +346,7 @@ impl Kernel for Run<'_> {
         if vectors.end == total {
             vectors.end = packed.channels.div_ceil(S::LANES);
         }
+        let bands = self.layer.by_pixels::<S>();
         for (image, rows) in by_image(rows, output.height) {
             let layer = Layer {
                 input: self.layer.input.wrapping_add(image * input_view.batch),
@@ -354,10 +355,11 @@ impl Kernel for Run<'_> {
             };
             // SAFETY: `new` has vouched for all rows and channels.
             unsafe {
+                if let Some(bands) = bands {
+                    layer.pixels(s, bands, vectors.clone(), rows);
+                    continue;
+                }
                 match (input_view.layout, output_view.layout) {
-                    (Layout::Nchw, _) if layer.by_pixels::<S>() => {
-                        layer.pixels(s, vectors.clone(), rows);
-                    }
                     (Layout::Nhwc, Layout::Nhwc) => {
                         for top in rows.clone().step_by(band) {
                             let first = output_view.at(0, top, 0) + vectors.start * S::LANES;

@@ -19,32 +19,38 @@ const TURNED: usize = 4096;
 /// The most columns of these.
 const TURNED_COLUMNS: usize = 64;
 
+/// How planes are taken when they are turned into pixels.
+#[derive(Clone, Copy)]
+pub(super) struct Bands {
+    /// Output rows at a time, and the input rows of their ring.
+    rows: usize,
+    ring: usize,
+    /// Vectors of channels at a time.
+    vectors: usize,
+}
+
 impl Layer<'_> {
-    /// Whether planes of inputs are turned into pixels rather than computed as they
-    /// are. That is faster but for 3x3 windows over rows that fill vectors: the work of
-    /// turning is the same for any window.
-    pub(super) fn by_pixels<S: Lanes>(&self) -> bool {
-        let Placed { kernel, dilation, output, .. } = *self.window;
+    /// How planes of inputs are turned into pixels; none where they are computed as
+    /// they are. To turn them is faster but for 3x3 windows over rows that fill vectors:
+    /// it is the same work for any window.
+    pub(super) fn by_pixels<S: Lanes>(&self) -> Option<Bands> {
+        let Placed { kernel, dilation, input, output, .. } = *self.window;
         let PackedDepthwise { channels, multiplier, .. } = *self.packed;
         // Masks are for rows that do not fill their vectors.
         let narrow = if S::MASKS_ARE_FREE { S::LANES / 2 } else { 2 * S::LANES };
         let small = kernel == [3, 3] && dilation == [1, 1];
-        multiplier == 1
+        let turned = self.input_view.is_planar()
+            && multiplier == 1
             && channels >= S::LANES
-            && (!small || output.width <= narrow)
-            && self.bands::<S>().is_some()
-    }
-
-    /// The output rows that [`pixels`](Self::pixels) takes at a time, the input rows of
-    /// its ring and how many vectors fit; none where not even a row of one does.
-    fn bands<S: Lanes>(&self) -> Option<[usize; 3]> {
-        let Placed { input, output, .. } = *self.window;
-        let band = |rows| {
+            && (!small || output.width <= narrow);
+        let bands = |rows| {
             let ring = self.window.reach(0, rows);
             let largest = (ring * input.width).max(rows * output.width);
-            [rows, ring, PIXELS / (largest * S::LANES)]
+            Bands { rows, ring, vectors: PIXELS / (largest * S::LANES) }
         };
-        (1..=output.height).rev().map(band).find(|&[.., vectors]| vectors > 0)
+        // The most rows that fit; none where not even one does.
+        let mut fitting = (1..=output.height).rev().map(bands).filter(|bands| bands.vectors > 0);
+        if turned { fitting.next() } else { None }
     }
 
     /// From planes, some vectors of channels at a time: a ring of input rows holds them
@@ -52,9 +58,15 @@ impl Layer<'_> {
     /// and turned back.
     ///
     /// # Safety
-    /// As for [`Run::new`](super::Run::new), for these vectors and rows of one image.
-    pub(super) unsafe fn pixels<S: Lanes>(&self, s: S, vectors: Range<usize>, rows: Range<usize>) {
-        let Some([band, ring, together]) = self.bands::<S>() else { return };
+    /// As for [`Run::new`](super::Run::new), for these vectors and rows of one image; the
+    /// bands are the layer's.
+    pub(super) unsafe fn pixels<S: Lanes>(
+        &self,
+        s: S,
+        Bands { rows: band, ring, vectors: together }: Bands,
+        vectors: Range<usize>,
+        rows: Range<usize>,
+    ) {
         let mut buffer = Local::<{ 2 * PIXELS }>::uninit();
         let turned = buffer.as_mut_ptr();
         s.lend(turned, 2 * PIXELS);
