@@ -198,36 +198,53 @@ impl Activation {
 }
 
 impl Finish {
-    /// Finishes a tile's sums where that needs no memory. Not of `Apply`, which
-    /// comes after the store.
+    /// Hands each row of a tile's sums to `f`, finished where that needs no memory, and
+    /// when the next one is too: a store should not wait. `Apply` comes after the store.
     #[inline(always)]
-    pub(crate) fn in_registers<S: Lanes, const C: usize, const R: usize>(
+    pub(crate) fn each<S: Lanes, const C: usize, const R: usize>(
         self,
         s: S,
-        sums: &mut [[S::V; C]; R],
+        sums: &[[S::V; C]; R],
+        mut f: impl FnMut(usize, [S::V; C]),
     ) {
+        // Spelled out, since a loop of this size does not always unroll, and the array
+        // would stay in memory.
+        macro_rules! each {
+            ($x:ident => $y:expr) => { each!($x => $y, 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15) };
+            ($x:ident => $y:expr, $($r:literal)*) => {{
+                let mut row = sums[0];
+                for x in &mut row {
+                    let $x = *x;
+                    *x = $y;
+                }
+                $(if const { $r < R } {
+                    let mut next = sums[$r];
+                    for x in &mut next {
+                        let $x = *x;
+                        *x = $y;
+                    }
+                    f($r - 1, row);
+                    row = next;
+                })*
+                f(R - 1, row);
+            }};
+        }
         match self {
             Self::Clamp([lo, hi]) => {
                 let (lo, hi) = (s.splat(lo), s.splat(hi));
-                for row in sums {
-                    for x in row {
-                        *x = s.min(hi, s.max(lo, *x));
-                    }
-                }
+                each!(x => s.min(hi, s.max(lo, x)));
             }
             // As in `apply_lanes`; spelled out, since it is part of every tile.
             Self::HardSwish => {
                 let [lo, three, six] = [-3.0, 3.0, 6.0].map(|x| s.splat(x));
                 let sixth = s.splat(1.0 / 6.0);
-                for row in sums {
-                    for x in row {
-                        *x = s.max(lo, *x);
-                        let gate = s.min(six, s.add(*x, three));
-                        *x = s.mul(*x, s.mul(gate, sixth));
-                    }
-                }
+                each!(x => {
+                    let x = s.max(lo, x);
+                    let gate = s.min(six, s.add(x, three));
+                    s.mul(x, s.mul(gate, sixth))
+                });
             }
-            Self::Keep | Self::Apply(_) => {}
+            Self::Keep | Self::Apply(_) => each!(x => x),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use crate::activation::Finish;
+use crate::activation::{Activation, Finish};
 use crate::kernel::activate::{Addend, Stored, activate};
 use crate::simd::{K_STEP, Lanes};
 
@@ -30,11 +30,27 @@ pub(crate) enum Start {
     Partial,
 }
 
-/// What happens to the sums when the last input channel is in.
+/// What happens to the sums before they are stored, or in a pass over what was stored.
 #[derive(Clone, Copy)]
 pub(crate) struct Epilogue {
-    pub(crate) finish: Finish,
-    pub(crate) residual: Addend,
+    finish: Finish,
+    residual: Addend,
+}
+
+impl Epilogue {
+    /// Nothing: more channels follow.
+    pub(crate) const NONE: Self = Self { finish: Finish::Keep, residual: Addend::NONE };
+
+    pub(crate) fn new(activation: Activation, residual: Addend) -> Self {
+        let finish = match activation.finish() {
+            // Both are rare.
+            Finish::Clamp(_) | Finish::HardSwish if !residual.start.is_null() => {
+                Finish::Apply(activation)
+            }
+            finish => finish,
+        };
+        Self { finish, residual }
+    }
 }
 
 /// One panel's work. Strides are in f32.
@@ -62,8 +78,7 @@ pub(crate) struct Args {
     /// these compete with multiply-adds.
     pub(crate) pixel_lanes: usize,
     pub(crate) start: Start,
-    /// None: more channels follow, the raw sums are stored.
-    pub(crate) epilogue: Option<Epilogue>,
+    pub(crate) epilogue: Epilogue,
 }
 
 /// f32 of a cache line.
@@ -107,7 +122,7 @@ struct Cursor {
 
 impl Cursor {
     fn new(args: &Args) -> Self {
-        let residual = args.epilogue.map_or(core::ptr::null(), |e| e.residual.start);
+        let residual = args.epilogue.residual.start;
         let bias = match args.start {
             Start::Rows(bias) => bias,
             _ => core::ptr::null(),
@@ -122,11 +137,9 @@ impl Cursor {
         Self {
             a: self.a.wrapping_add(rows * args.a_row),
             c: self.c.wrapping_add(rows * args.c_row),
-            residual: match args.epilogue {
-                Some(e) if !e.residual.start.is_null() => {
-                    self.residual.wrapping_add(rows * e.residual.row)
-                }
-                _ => core::ptr::null(),
+            residual: match args.epilogue.residual {
+                residual if residual.start.is_null() => residual.start,
+                residual => self.residual.wrapping_add(rows * residual.row),
             },
             bias: self.bias.wrapping_add(rows),
             ahead: self.ahead,
@@ -183,9 +196,21 @@ const fn lines_at_a_time<S: Lanes>(nv: usize) -> usize {
     if nv == 1 { 0 } else { (2 * K_STEP * nv * S::LANES / LINE).div_ceil(4) }
 }
 
+/// The steps that a tile of `nv` vectors takes row by row: not where they would be in
+/// two blocks of the input's channels.
+fn last_steps<S: Lanes>(nv: usize, k: usize) -> usize {
+    let in_block = match k % S::LANES {
+        0 if k > 0 => S::LANES,
+        rest => rest,
+    };
+    if nv > 1 && in_block >= S::LAST_STEPS { S::LAST_STEPS } else { 0 }
+}
+
 /// The lines that a tile of `nv` vectors asks for when it sums over `k` channels.
 fn lines_of_a_tile<S: Lanes>(nv: usize, k: usize) -> usize {
-    k / S::LANES * (S::LANES / K_STEP).div_ceil(2) * lines_at_a_time::<S>(nv)
+    (k - last_steps::<S>(nv, k)) / S::LANES
+        * (S::LANES / K_STEP).div_ceil(2)
+        * lines_at_a_time::<S>(nv)
 }
 
 /// The instance for tiles of `mr` pixels by `nv` vectors: the table of all
@@ -259,7 +284,9 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
     args: &Args,
     at: Cursor,
 ) {
-    let c = |r: usize, v: usize| at.c.wrapping_add(r * args.c_row + v * args.c_vector);
+    // Or they would be fetched again after each store.
+    let (c_row, c_vector) = (args.c_row, args.c_vector);
+    let c = |r: usize, v: usize| at.c.wrapping_add(r * c_row + v * c_vector);
     let load = |v: usize, p: *const f32| {
         let cut = TAIL != tail::WHOLE && v == NV - 1;
         // SAFETY: `p` is vector v of a pixel of the tile.
@@ -309,8 +336,10 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
     let mut ahead = at.ahead.start;
     // SAFETY: every address is of a pixel r < MR and a channel below k, or of
     // that channel's NV vectors of weights.
+    let last = if TAIL == tail::HALVED { 0 } else { last_steps::<S>(NV, args.k) };
+    let steps = args.k - last;
     unsafe {
-        for _ in 0..args.k / S::LANES {
+        for _ in 0..steps / S::LANES {
             for step in 0..S::LANES / K_STEP {
                 // In every step it would make AVX-512 spill when compiled for Sapphire Rapids.
                 if step % 2 == 0 {
@@ -331,7 +360,7 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
             }
             a = a.wrapping_add(args.a_block);
         }
-        for k in 0..args.k % S::LANES {
+        for k in 0..steps % S::LANES {
             if TAIL == tail::HALVED {
                 rank_one_halved(s, &mut acc, args, a.add(k), b);
             } else {
@@ -339,10 +368,11 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
             }
             b = b.add(NV * S::LANES);
         }
+        if last > 0 {
+            row_by_row(s, &mut acc, args, a.add(steps % S::LANES), b);
+        }
     }
 
-    let finish = args.epilogue.map_or(Finish::Keep, |epilogue| epilogue.finish);
-    finish.in_registers(s, &mut acc);
     if TAIL == tail::HALVED {
         for r in 1..MR {
             if r % 2 == 1 {
@@ -350,29 +380,41 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
             }
         }
     }
-    if let (Some(Epilogue { residual, .. }), false, false) =
-        (args.epilogue, matches!(finish, Finish::Apply(_)), at.residual.is_null())
-    {
-        for (r, row) in acc.iter_mut().enumerate() {
-            for (v, x) in row.iter_mut().enumerate() {
-                let p = at.residual.wrapping_add(r * residual.row + v * residual.vector);
-                *x = s.add(*x, load(v, p));
+    let Epilogue { finish, residual } = args.epilogue;
+    let store = |r: usize, v: usize, x: S::V| {
+        // SAFETY: vector v of pixel r, cut to the lanes that exist.
+        unsafe {
+            if TAIL != tail::WHOLE && v == NV - 1 {
+                s.store_first(c(r, v), x, args.last_lanes);
+            } else {
+                s.store(c(r, v), x);
             }
         }
-    }
-    for (r, row) in acc.iter().enumerate() {
-        for (v, &x) in row.iter().enumerate() {
-            // SAFETY: vector v of pixel r, cut to the lanes that exist.
-            unsafe {
-                if TAIL != tail::WHOLE && v == NV - 1 {
-                    s.store_first(c(r, v), x, args.last_lanes);
-                } else {
-                    s.store(c(r, v), x);
+    };
+    match finish {
+        Finish::Keep if !at.residual.is_null() => finish.each(
+            s,
+            &acc,
+            #[inline(always)]
+            |r, row| {
+                for (v, x) in row.into_iter().enumerate() {
+                    let p = at.residual.wrapping_add(r * residual.row + v * residual.vector);
+                    store(r, v, s.add(x, load(v, p)));
                 }
-            }
-        }
+            },
+        ),
+        _ => finish.each(
+            s,
+            &acc,
+            #[inline(always)]
+            |r, row| {
+                for (v, x) in row.into_iter().enumerate() {
+                    store(r, v, x);
+                }
+            },
+        ),
     }
-    if let Some(Epilogue { finish: finish @ Finish::Apply(_), residual }) = &args.epilogue {
+    if let Finish::Apply(_) = finish {
         let stored = Stored {
             output: at.c,
             row: args.c_row,
@@ -380,10 +422,49 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
             pixels: MR,
             vectors: NV,
             last_lanes: args.last_lanes,
-            residual: Addend { start: at.residual, ..*residual },
+            residual: Addend { start: at.residual, ..residual },
         };
         // SAFETY: the tile just written and its residual.
-        unsafe { activate(s, finish, &stored) };
+        unsafe { activate(s, &args.epilogue.finish, &stored) };
+    }
+}
+
+/// The last steps of a tile, of one row after the other.
+///
+/// # Safety
+/// As for [`Lanes::rank_update`], with `S::LAST_STEPS` steps.
+#[inline(always)]
+unsafe fn row_by_row<S: Lanes, const MR: usize, const NV: usize>(
+    s: S,
+    acc: &mut [[S::V; NV]; MR],
+    args: &Args,
+    a: *const f32,
+    b: *const f32,
+) {
+    // SAFETY: vector v of step k.
+    let load = |k: usize, v: usize| unsafe { s.load(b.add((k * NV + v) * S::LANES)) };
+    let held = S::LAST_STEPS * NV + MR * NV + 1 <= S::REGISTERS;
+    let mut weights = [[s.splat(0.0); NV]; K_STEP];
+    if held {
+        for k in 0..S::LAST_STEPS {
+            for v in 0..NV {
+                weights[k][v] = load(k, v);
+            }
+        }
+    }
+    for r in 0..MR {
+        if !held {
+            // Or they would be loaded ahead, and spill.
+            compiler_fence(Ordering::SeqCst);
+        }
+        for k in 0..S::LAST_STEPS {
+            // SAFETY: row r < MR of `a`.
+            let x = unsafe { s.splat(s.read(a.add(r * args.a_row + k))) };
+            for v in 0..NV {
+                let w = if held { weights[k][v] } else { load(k, v) };
+                acc[r][v] = s.mul_add(x, w, acc[r][v]);
+            }
+        }
     }
 }
 

@@ -148,14 +148,14 @@ impl Layer<'_> {
             last_lanes: (c_out - first).min(width) - (width - S::LANES),
             pixel_lanes: panel.pixel_lanes::<S>(),
             start: Start::Bias(bias.as_ptr().wrapping_add(first)),
-            epilogue: Some(Epilogue { finish: self.activation.finish(), residual: Addend::NONE }),
+            epilogue: Epilogue::new(self.activation, Addend::NONE),
         }
     }
 
     /// The epilogue with what is added to the output at `offset`.
     fn epilogue<S: Lanes>(&self, offset: usize, row: usize) -> Epilogue {
         let residual = Addend { start: self.residual, row, vector: S::LANES };
-        Epilogue { finish: self.activation.finish(), residual: residual.skip(offset) }
+        Epilogue::new(self.activation, residual.skip(offset))
     }
 
     /// From channels last to channels last.
@@ -164,7 +164,7 @@ impl Layer<'_> {
         let args = Args {
             a: self.input.wrapping_add(pixels.start * self.input_view.pixel),
             c: self.output.wrapping_add(offset),
-            epilogue: Some(self.epilogue::<S>(offset, self.output_view.pixel)),
+            epilogue: self.epilogue::<S>(offset, self.output_view.pixel),
             ..self.args::<S>(panel)
         };
         // SAFETY: passed on.
@@ -233,10 +233,10 @@ impl Layer<'_> {
                                 args.last_lanes = S::LANES;
                             } else {
                                 args.c = self.output.add(offset);
-                                args.epilogue = Some(self.epilogue::<S>(offset, y.pixel));
+                                args.epilogue = self.epilogue::<S>(offset, y.pixel);
                             }
                             if k + depth < c_in {
-                                args.epilogue = None;
+                                args.epilogue = Epilogue::NONE;
                             }
                             self::panel(s, &args, panel.vectors, pixels);
                         }
@@ -282,7 +282,10 @@ impl Layer<'_> {
             for k in (0..c_in).step_by(k_step) {
                 let depth = k_step.min(c_in - k);
                 let weights = self.plain.as_ptr().wrapping_add(channels.start * c_in + k);
-                let epilogue = (k + depth == c_in).then(|| self.epilogue::<S>(offset, y.channel));
+                let epilogue = match k + depth == c_in {
+                    true => self.epilogue::<S>(offset, y.channel),
+                    false => Epilogue::NONE,
+                };
                 // SAFETY: pixels and channels of the layer, as many as the buffer holds.
                 unsafe {
                     let from = self.input.add(start * x.pixel + k * x.channel);

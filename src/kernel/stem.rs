@@ -61,7 +61,11 @@ pub(crate) unsafe fn row<S: Lanes>(
                 b: args.b.wrapping_add(tap * nv * S::LANES),
                 c: args.c.wrapping_add(column * args.c_row),
                 start: if i == 0 { args.start } else { pointwise::Start::Partial },
-                epilogue: args.epilogue.filter(|_| i + 1 == runs.max(1)),
+                epilogue: if i + 1 == runs.max(1) {
+                    args.epilogue
+                } else {
+                    pointwise::Epilogue::NONE
+                },
                 ..*args
             };
             // SAFETY: these pixels' taps from (ky, kx) on are inside the image.

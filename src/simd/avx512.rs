@@ -43,6 +43,7 @@ unsafe impl Lanes for Avx512 {
     const POINTWISE_HALVED_ROWS: [usize; MAX_VECTORS] = [14, 12, 9, 0];
     const POINTWISE_VECTORS: usize = 2;
     const STEPS_APART: bool = true;
+    const LAST_STEPS: usize = 3;
     const MASKS_ARE_FREE: bool = true;
     const BLOCK: usize = 8;
     const WIDE_BLOCK: usize = 16;

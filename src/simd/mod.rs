@@ -97,6 +97,11 @@ pub(crate) unsafe trait Lanes: Copy {
     /// onto the stack (AVX-512's 13 x 2: 84 moves to and fro, 0 with this); where
     /// it does not, this only ties its hands.
     const STEPS_APART: bool = false;
+    /// Steps at the end of a pointwise tile that are taken row by row, so that its sums
+    /// are ready one after the other. Where a store and the third operand of a
+    /// multiply-add want the same port (Zen: a store costs as much as two multiply-adds),
+    /// a store whose register is just being written needs none; but they go one by one.
+    const LAST_STEPS: usize = 0;
     /// Whether a masked multiply-add costs no more than any other.
     const MASKS_ARE_FREE: bool = false;
     /// Rows and columns of the blocks that [`transpose`](Self::transpose) takes, at

@@ -211,11 +211,17 @@ unsafe fn sums<S: Lanes, const NV: usize>(
         for (v, sum) in total[0].iter_mut().enumerate() {
             *sum = s.add(s.add(acc[0][v], acc[1][v]), s.add(acc[2][v], acc[3][v]));
         }
-        finish.in_registers(s, &mut total);
         let to = to.add(first);
-        for (v, &sum) in total[0].iter().enumerate() {
-            s.store(to.add(v * S::LANES), sum);
-        }
+        finish.each(
+            s,
+            &total,
+            #[inline(always)]
+            |_, row| {
+                for (v, sum) in row.into_iter().enumerate() {
+                    s.store(to.add(v * S::LANES), sum);
+                }
+            },
+        );
         if let Finish::Apply(_) = finish {
             let stored = Stored {
                 output: to,

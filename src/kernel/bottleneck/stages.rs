@@ -50,10 +50,7 @@ impl Stage<'_> {
             last_lanes: S::LANES,
             pixel_lanes: panel.pixel_lanes::<S>(),
             start: pointwise::Start::Bias(bias.as_ptr().wrapping_add(first)),
-            epilogue: Some(pointwise::Epilogue {
-                finish: self.activation.finish(),
-                residual: Addend::NONE,
-            }),
+            epilogue: pointwise::Epilogue::new(self.activation, Addend::NONE),
         }
     }
 }
@@ -399,10 +396,12 @@ impl Block<'_> {
                     } else {
                         pointwise::Start::Partial
                     },
-                    epilogue: last.then(|| pointwise::Epilogue {
-                        finish: stage.activation.finish(),
-                        residual: at.residual.skip(panel.first * at.residual.vector),
-                    }),
+                    epilogue: if last {
+                        let residual = at.residual.skip(panel.first * at.residual.vector);
+                        pointwise::Epilogue::new(stage.activation, residual)
+                    } else {
+                        pointwise::Epilogue::NONE
+                    },
                 };
                 pointwise::panel(s, &args, panel.vectors, pixels);
             }

@@ -338,17 +338,10 @@ impl<S: Lanes> Plane<'_, S> {
     /// where what lies beyond is the beginning of the next rows, which are still to
     /// come: to store a part of one takes AMD's cores ten times as long.
     #[inline(always)]
-    unsafe fn finish<const R: usize>(
-        &self,
-        s: S,
-        row: usize,
-        column: &Column<S>,
-        acc: &mut [S::V; R],
-    ) {
-        self.args.finish.in_registers(s, core::array::from_mut(acc));
+    unsafe fn finish<const R: usize>(&self, s: S, row: usize, column: &Column<S>, acc: &[S::V; R]) {
         let at =
             (row - self.rows.start) * self.args.output_row + column.column - self.strip[0].column;
-        for (r, &x) in acc.iter().enumerate() {
+        self.args.finish.each(s, &acc.map(|x| [x]), |r, [x]| {
             let p = self.output.wrapping_add(at + r * self.args.output_row);
             // SAFETY: the lanes of a row.
             unsafe {
@@ -356,7 +349,7 @@ impl<S: Lanes> Plane<'_, S> {
                     || at + r * self.args.output_row + S::LANES <= self.dense;
                 if whole { s.store(p, x) } else { s.store_first(p, x, column.lanes) }
             }
-        }
+        });
         if let Finish::Apply(_) = self.args.finish {
             let stored = Stored {
                 output: self.output.wrapping_add(at),

@@ -198,9 +198,8 @@ unsafe fn walk<
                 // Fetched again for each tile, or they would wait on the stack.
                 compiler_fence(Ordering::SeqCst);
                 let finish = args.finish;
-                finish.in_registers(s, &mut acc);
-                for (r, row) in acc.iter().enumerate() {
-                    for (c, &y) in row.iter().enumerate() {
+                finish.each(s, &acc, #[inline(always)] |r, row| {
+                    for (c, y) in row.into_iter().enumerate() {
                         // SAFETY: this row and column of the tile are among the output's.
                         unsafe {
                             if NARROW && args.output_lanes < S::LANES {
@@ -210,7 +209,7 @@ unsafe fn walk<
                             }
                         }
                     }
-                }
+                });
                 if let Finish::Apply(_) = finish {
                     let lanes = if NARROW { args.output_lanes } else { S::LANES };
                     for r in 0..R {
