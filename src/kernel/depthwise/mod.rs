@@ -18,7 +18,7 @@ use crate::shape::Placed;
 #[cfg(debug_assertions)]
 use crate::simd::Memory;
 use crate::simd::{Index, Kernel, Lanes};
-use tile::{Instance, Lines, Walk, largest, select};
+use tile::{At, Instance, Lines, Steps, Walk, largest, select};
 
 /// Some channel vectors of one image. Strides are in f32.
 #[derive(Clone, Copy)]
@@ -179,74 +179,74 @@ impl Strip {
         args: &Args<'_>,
         lines: &Lines,
         vectors: Range<usize>,
-        [inner, edge]: [Instance<S>; 2],
+        (edge, inner): (Instance<S>, Option<Instance<S>>),
     ) {
         let window = args.window;
+        let stride = window.stride[1];
         let taps = window.kernel[0] * window.kernel[1] * S::LANES;
-        let left = window.before[1];
-        // From vector `v` of tile `i` on, along the vectors.
-        let across = |i: usize, v: usize, inside: Range<usize>| {
+        let overlap = |last: bool| {
+            if last { [args.input_overlap, args.output_overlap] } else { [0; 2] }
+        };
+        let along = Steps {
+            count: vectors.len(),
+            input: args.input_vector,
+            column: 0,
+            output: args.output_vector,
+            weights: taps,
+            bias: S::LANES,
+            overlap: overlap(vectors.end == args.vectors),
+        };
+        let first = vectors.start;
+        let back = overlap(first + 1 == args.vectors);
+        // From tile `i` on, `count` of them, `step` apart.
+        let walk = |instance: Instance<S>, i: usize, count: usize, step: usize| {
             let column = self.column + i * self.columns;
             // The first tap may lie to the left of the image: hence wrapping.
-            let first = (column * window.stride[1]).wrapping_sub(left);
-            let overlap = |last: bool| {
-                if last { [args.input_overlap, args.output_overlap] } else { [0; 2] }
+            let tap = (column * stride).wrapping_sub(window.before[1]);
+            let across = Steps {
+                count,
+                input: step * self.columns * stride * args.input_column,
+                column: step * self.columns * stride,
+                output: step * self.columns * args.output_column,
+                weights: 0,
+                bias: 0,
+                overlap: [0; 2],
             };
-            let [back_in, back_out] = overlap(v + 1 == args.vectors);
-            Walk {
-                lines,
-                tiles: vectors.len(),
-                input: first
+            // Whichever way is longer goes inside; but many vectors of a pixel go
+            // together, so that a cache line is used up while it is near.
+            let (outer, inner) =
+                if along.count >= count.min(8) { (across, along) } else { (along, across) };
+            let first = At {
+                input: tap
                     .wrapping_mul(args.input_column)
-                    .wrapping_add(v * args.input_vector)
-                    .wrapping_sub(back_in),
+                    .wrapping_add(first * args.input_vector)
+                    .wrapping_sub(back[0]),
+                column: tap,
                 output: lines
                     .output
-                    .wrapping_add(column * args.output_column + v * args.output_vector)
-                    .wrapping_sub(back_out),
-                weights: args.weights.wrapping_add(v * taps),
-                bias: args.bias.wrapping_add(v * S::LANES),
-                input_step: args.input_vector,
-                output_step: args.output_vector,
-                overlap: overlap(vectors.end == args.vectors),
-                weights_step: taps,
-                bias_step: S::LANES,
-                inside,
-            }
+                    .wrapping_add(column * args.output_column + first * args.output_vector)
+                    .wrapping_sub(back[1]),
+                weights: args.weights.wrapping_add(first * taps),
+                bias: args.bias.wrapping_add(first * S::LANES),
+            };
+            // SAFETY: passed on; tiles of inner instances read only columns inside.
+            unsafe { instance(s, args, &Walk { lines, first, outer, inner }) }
         };
-        let border = |i: usize| {
-            let first = (self.column + i * self.columns) * window.stride[1];
-            let end = (window.input.width + left).saturating_sub(first);
-            let walk = across(i, vectors.start, left.saturating_sub(first)..end);
-            // SAFETY: passed on.
-            unsafe { edge(s, args, &walk) }
-        };
-        let inside = if lines.whole { self.inside.clone() } else { 0..0 };
-        let everywhere = 0..usize::MAX;
-        (0..inside.start).for_each(border);
-        // Whichever way is longer; but many vectors of a pixel go together, so that
-        // a cache line is used up while it is near.
-        if vectors.len() >= inside.len().min(8) {
-            for i in inside.clone() {
-                // SAFETY: passed on; the tiles inside read only columns inside.
-                unsafe { inner(s, args, &across(i, vectors.start, everywhere.clone())) }
+        let Range { start, end } = self.inside.clone();
+        match inner {
+            Some(inner) if lines.whole && start < end => {
+                match (start, self.tiles - end) {
+                    (0, 0) => {}
+                    (1, 1) => walk(edge, 0, 2, end),
+                    (left, right) => {
+                        walk(edge, 0, left, 1);
+                        walk(edge, end, right, 1);
+                    }
+                }
+                walk(inner, start, end - start, 1);
             }
-        } else {
-            for v in vectors.clone() {
-                let walk = Walk {
-                    tiles: inside.len(),
-                    input_step: self.columns * window.stride[1] * args.input_column,
-                    output_step: self.columns * args.output_column,
-                    overlap: [0; 2],
-                    weights_step: 0,
-                    bias_step: 0,
-                    ..across(inside.start, v, everywhere.clone())
-                };
-                // SAFETY: as above.
-                unsafe { inner(s, args, &walk) }
-            }
+            _ => walk(edge, 0, self.tiles, 1),
         }
-        (inside.end..self.tiles).for_each(border);
     }
 }
 

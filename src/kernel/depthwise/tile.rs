@@ -71,49 +71,81 @@ impl Lines {
         }
         let rows = (count - 1) * ST + window.kernel[0];
         let mut whole = window.kernel[0] == K;
-        for (i, line) in lines.iter_mut().enumerate().take(rows) {
-            match (top + i * window.dilation[0]).checked_sub(before) {
-                Some(y) if y < height => {
-                    *line = args.input.wrapping_add(y % args.ring * args.input_row);
-                }
-                _ => whole = false,
+        // The row of the image, and of its buffer: divided once, not for each.
+        let mut y = top.wrapping_sub(before);
+        let mut slot = None;
+        for line in &mut lines[..rows] {
+            if y < height {
+                let at = slot.unwrap_or(y);
+                let at = if at < args.ring { at } else { at % args.ring };
+                *line = args.input.wrapping_add(at * args.input_row);
+                slot = Some(at + window.dilation[0]);
+            } else {
+                whole = false;
             }
+            y = y.wrapping_add(window.dilation[0]);
         }
         Self { output, lines, whole, taps: 0..0, slot: 0 }
     }
 }
 
-/// Tiles one after the other, in steps of equal size in every buffer: neighbours
-/// in a row, or the vectors of the same columns.
-pub(super) struct Walk<'a> {
-    pub(super) lines: &'a Lines,
-    pub(super) tiles: usize,
-    /// Of the first tile: its first tap's column from the start of a line, its
-    /// output, weights and bias.
+/// A tile: its first tap from the start of a line and in columns of the image, which it
+/// may lie to the left of, its output, weights and bias.
+#[derive(Clone, Copy)]
+pub(super) struct At {
     pub(super) input: usize,
+    pub(super) column: usize,
     pub(super) output: *mut f32,
     pub(super) weights: *const f32,
     pub(super) bias: *const f32,
-    /// From tile to tile, in f32.
-    pub(super) input_step: usize,
-    pub(super) output_step: usize,
+}
+
+/// Neighbours in a row, or the vectors of the same columns, in steps of equal size in
+/// f32 and columns.
+#[derive(Clone, Copy)]
+pub(super) struct Steps {
+    pub(super) count: usize,
+    pub(super) input: usize,
+    pub(super) column: usize,
+    pub(super) output: usize,
+    pub(super) weights: usize,
+    pub(super) bias: usize,
     /// By how much the last step in input and output is shorter.
     pub(super) overlap: [usize; 2],
-    pub(super) weights_step: usize,
-    pub(super) bias_step: usize,
-    /// Columns from the first tap's that are inside the image.
-    pub(super) inside: Range<usize>,
+}
+
+impl Steps {
+    /// What comes after `at` when `left` more do.
+    #[inline(always)]
+    fn next(&self, at: At, left: usize) -> At {
+        let overlap = if left == 1 { self.overlap } else { [0; 2] };
+        At {
+            input: at.input.wrapping_add(self.input).wrapping_sub(overlap[0]),
+            column: at.column.wrapping_add(self.column),
+            output: at.output.wrapping_add(self.output).wrapping_sub(overlap[1]),
+            weights: at.weights.wrapping_add(self.weights),
+            bias: at.bias.wrapping_add(self.bias),
+        }
+    }
+}
+
+/// Tiles from a first one on, in all `inner` steps for each of the `outer`.
+pub(super) struct Walk<'a> {
+    pub(super) lines: &'a Lines,
+    pub(super) first: At,
+    pub(super) outer: Steps,
+    pub(super) inner: Steps,
 }
 
 pub(super) type Instance<S> = unsafe fn(S, &Args<'_>, &Walk<'_>);
 
-/// The instances for tiles of `rows` by `columns` outputs, away from the borders
-/// and anywhere: the table of all depthwise kernels.
+/// The instances for tiles of `rows` by `columns` outputs, anywhere and, if there is one
+/// of its own, away from the borders: the table of all depthwise kernels.
 #[allow(clippy::unreachable, reason = "tiles are at most as large as `largest`")]
 pub(super) fn select<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
     rows: usize,
     columns: usize,
-) -> [Instance<S>; 2] {
+) -> (Instance<S>, Option<Instance<S>>) {
     macro_rules! table {
         ($($columns:literal)*) => {
             match (rows, columns) {
@@ -132,7 +164,7 @@ pub(super) fn select<S: Lanes, const K: usize, const ST: usize, const NARROW: bo
         };
     }
     let [inner, edge] = table!(1 2 3 4 7);
-    if K > 0 && row_fits::<S>(K, ST, rows, columns) { [inner, edge] } else { [edge; 2] }
+    (edge, (K > 0 && row_fits::<S>(K, ST, rows, columns)).then_some(inner))
 }
 
 /// Tiles of `R` rows and `C` columns; `EDGE` where some rows or columns may be
@@ -160,83 +192,114 @@ unsafe fn walk<
     } {
         return;
     }
-    let lines = walk.lines;
-    let (column, output_row, output_column) =
-        (args.input_column, args.output_row, args.output_column);
     s.enter(
         #[inline(always)]
         || {
-            let (mut input, mut output) = (walk.input, walk.output);
-            let (mut weights, mut bias) = (walk.weights, walk.bias);
-            for left in (0..walk.tiles).rev() {
-                // SAFETY: bias and weights are packed in whole vectors.
-                let mut acc = unsafe { [[s.load(bias); C]; R] };
-                // SAFETY: lines are inside the image or null, columns outside are skipped.
-                unsafe {
-                    if K == 0 {
-                        any_window::<S, NARROW, C>(s, args, walk, input, weights, &mut acc[0]);
-                    } else {
-                        macro_rules! lines {
-                            ($($line:literal)*) => {$(
-                                if const { K > 0 && $line < (R - 1) * ST + K } {
-                                    let line = lines.lines[$line];
-                                    let p = line.wrapping_add(input);
-                                    if const { !EDGE } {
-                                        self::line::<S, K, ST, R, C, $line>(s, p, column, weights, &mut acc);
-                                    } else if !line.is_null() {
-                                        let inside = &walk.inside;
-                                        edge_line::<S, K, ST, R, C, $line>(s, p, column, inside, weights, &mut acc);
-                                    }
-                                }
-                            )*};
-                        }
-                        lines!(0 1 2 3 4 5 6 7);
-                    }
+            let strides = [args.input_column, args.output_row, args.output_column];
+            let mut first = walk.first;
+            for outer in (0..walk.outer.count).rev() {
+                let mut at = first;
+                for inner in (0..walk.inner.count).rev() {
+                    // SAFETY: the caller vouches for all tiles.
+                    unsafe {
+                        tile::<S, K, ST, NARROW, R, C, EDGE>(s, args, walk.lines, strides, at)
+                    };
+                    at = walk.inner.next(at, inner);
                 }
-
-                let at = |r: usize, c: usize| output.wrapping_add(r * output_row + c * output_column);
-                // Fetched again for each tile, or they would wait on the stack.
-                compiler_fence(Ordering::SeqCst);
-                let finish = args.finish;
-                finish.each(s, &acc, #[inline(always)] |r, row| {
-                    for (c, y) in row.into_iter().enumerate() {
-                        // SAFETY: this row and column of the tile are among the output's.
-                        unsafe {
-                            if NARROW && args.output_lanes < S::LANES {
-                                s.store_first(at(r, c), y, args.output_lanes);
-                            } else {
-                                s.store(at(r, c), y);
-                            }
-                        }
-                    }
-                });
-                if let Finish::Apply(_) = finish {
-                    let lanes = if NARROW { args.output_lanes } else { S::LANES };
-                    for r in 0..R {
-                        let stored = Stored {
-                            output: at(r, 0),
-                            row: output_column,
-                            vector: S::LANES,
-                            pixels: C,
-                            vectors: 1,
-                            last_lanes: lanes,
-                            residual: Addend::NONE,
-                        };
-                        // SAFETY: the pixels just written.
-                        unsafe { activate(s, &args.finish, &stored) }
-                    }
-                }
-                input = input.wrapping_add(walk.input_step);
-                output = output.wrapping_add(walk.output_step);
-                if left == 1 {
-                    input = input.wrapping_sub(walk.overlap[0]);
-                    output = output.wrapping_sub(walk.overlap[1]);
-                }
-                weights = weights.wrapping_add(walk.weights_step);
-                bias = bias.wrapping_add(walk.bias_step);
+                first = walk.outer.next(first, outer);
             }
         },
     );
+}
+
+/// # Safety
+/// As for [`walk`].
+#[inline(always)]
+unsafe fn tile<
+    S: Lanes,
+    const K: usize,
+    const ST: usize,
+    const NARROW: bool,
+    const R: usize,
+    const C: usize,
+    const EDGE: bool,
+>(
+    s: S,
+    args: &Args<'_>,
+    lines: &Lines,
+    [column, output_row, output_column]: [usize; 3],
+    at: At,
+) {
+    let At { input, weights, .. } = at;
+    // Columns from the first tap's that are inside the image.
+    let inside = || {
+        let first = at.column as isize;
+        let end = args.window.input.width as isize - first;
+        (-first).max(0) as usize..end.max(0) as usize
+    };
+    // SAFETY: bias and weights are packed in whole vectors.
+    let mut acc = unsafe { [[s.load(at.bias); C]; R] };
+    // SAFETY: lines are inside the image or null, columns outside are skipped.
+    unsafe {
+        if K == 0 {
+            let inside = inside();
+            any_window::<S, NARROW, C>(s, args, lines, &inside, input, weights, &mut acc[0]);
+        } else {
+            let inside = if EDGE { inside() } else { 0..usize::MAX };
+            macro_rules! lines {
+                ($($line:literal)*) => {$(
+                    if const { K > 0 && $line < (R - 1) * ST + K } {
+                        let line = lines.lines[$line];
+                        let p = line.wrapping_add(input);
+                        if const { !EDGE } {
+                            self::line::<S, K, ST, R, C, $line>(s, p, column, weights, &mut acc);
+                        } else if !line.is_null() {
+                            edge_line::<S, K, ST, R, C, $line>(s, p, column, &inside, weights, &mut acc);
+                        }
+                    }
+                )*};
+            }
+            lines!(0 1 2 3 4 5 6 7);
+        }
+    }
+
+    let output = |r: usize, c: usize| at.output.wrapping_add(r * output_row + c * output_column);
+    // Fetched again for each tile, or they would wait on the stack.
+    compiler_fence(Ordering::SeqCst);
+    let finish = args.finish;
+    finish.each(
+        s,
+        &acc,
+        #[inline(always)]
+        |r, row| {
+            for (c, y) in row.into_iter().enumerate() {
+                // SAFETY: this row and column of the tile are among the output's.
+                unsafe {
+                    if NARROW && args.output_lanes < S::LANES {
+                        s.store_first(output(r, c), y, args.output_lanes);
+                    } else {
+                        s.store(output(r, c), y);
+                    }
+                }
+            }
+        },
+    );
+    if let Finish::Apply(_) = finish {
+        let lanes = if NARROW { args.output_lanes } else { S::LANES };
+        for r in 0..R {
+            let stored = Stored {
+                output: output(r, 0),
+                row: output_column,
+                vector: S::LANES,
+                pixels: C,
+                vectors: 1,
+                last_lanes: lanes,
+                residual: Addend::NONE,
+            };
+            // SAFETY: the pixels just written.
+            unsafe { activate(s, &args.finish, &stored) }
+        }
+    }
 }
 
 /// What input row `LINE` of a tile adds to its outputs. Each input column is
@@ -354,19 +417,19 @@ unsafe fn line<
 unsafe fn any_window<S: Lanes, const NARROW: bool, const C: usize>(
     s: S,
     args: &Args<'_>,
-    walk: &Walk<'_>,
+    lines: &Lines,
+    inside: &Range<usize>,
     offset: usize,
     weights: *const f32,
     acc: &mut [S::V; C],
 ) {
     let Placed { kernel, stride, dilation, .. } = *args.window;
-    let inside = &walk.inside;
     // Strides beyond the image have one column, and no step.
     let step = stride[1].wrapping_mul(args.input_column);
     let last = (C - 1) * stride[1];
     let all_inside = inside.start == 0 && last + (kernel[1] - 1) * dilation[1] < inside.end;
-    let mut slot = walk.lines.slot;
-    for ky in walk.lines.taps.clone() {
+    let mut slot = lines.slot;
+    for ky in lines.taps.clone() {
         let mut input = args.input.wrapping_add(slot * args.input_row).wrapping_add(offset);
         for kx in 0..kernel[1] {
             // SAFETY: one of the window's taps.
