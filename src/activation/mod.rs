@@ -169,12 +169,11 @@ impl Activation {
         s: Several<S, N>,
         x: [S::V; N],
     ) -> [S::V; N] {
-        let clamp = |x, lo, hi| s.min(s.splat(hi), s.max(s.splat(lo), x));
         match self {
             Self::Identity => x,
             Self::Relu => s.max(s.splat(0.0), x),
-            Self::Relu6 => clamp(x, 0.0, 6.0),
-            Self::Clamp { lo, hi } => clamp(x, lo, hi),
+            Self::Relu6 => s.clamp(x, 0.0, 6.0),
+            Self::Clamp { lo, hi } => s.clamp(x, lo, hi),
             Self::LeakyRelu { slope } => {
                 let zero = s.splat(0.0);
                 s.mul_add(s.splat(slope), s.min(zero, x), s.max(zero, x))
@@ -186,7 +185,7 @@ impl Activation {
                 s.mul(x, s.mul(gate, s.splat(1.0 / 6.0)))
             }
             Self::HardSigmoid { alpha, beta } => {
-                clamp(s.mul_add(s.splat(alpha), x, s.splat(beta)), 0.0, 1.0)
+                s.clamp(s.mul_add(s.splat(alpha), x, s.splat(beta)), 0.0, 1.0)
             }
             Self::Exp => vector::exp(s, x),
             Self::Sigmoid => vector::sigmoid(s, x),

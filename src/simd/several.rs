@@ -27,6 +27,12 @@ impl<S: Lanes, const N: usize> Several<S, N> {
         [self.0.splat(x); N]
     }
 
+    /// `x` kept from `lo` to `hi`; NaN stays.
+    #[inline(always)]
+    pub(crate) fn clamp(self, x: [S::V; N], lo: f32, hi: f32) -> [S::V; N] {
+        self.min(self.splat(hi), self.max(self.splat(lo), x))
+    }
+
     elementwise! {
         add(a, b);
         neg(x);
