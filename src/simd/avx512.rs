@@ -44,6 +44,7 @@ unsafe impl Lanes for Avx512 {
     const POINTWISE_VECTORS: usize = 2;
     const STEPS_APART: bool = true;
     const LAST_STEPS: usize = 3;
+    const SPLATS_TWO: bool = true;
     const MASKS_ARE_FREE: bool = true;
     const BLOCK: usize = 8;
     const WIDE_BLOCK: usize = 16;
@@ -125,6 +126,13 @@ unsafe impl Lanes for Avx512 {
     unsafe fn store(self, p: *mut f32, v: __m512) {
         // SAFETY: the caller vouches for 16 f32.
         unsafe { self.avx512f._mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn splat_two(self, p: *const f32) -> [__m512; 2] {
+        // SAFETY: the caller vouches for two f32.
+        let two = self.avx512f._mm512_set1_pd(unsafe { p.cast::<f64>().read_unaligned() });
+        let two = self.avx512f._mm512_castpd_ps(two);
+        [self.avx512f._mm512_moveldup_ps(two), self.avx512f._mm512_movehdup_ps(two)]
     }
     #[inline(always)]
     unsafe fn load_first(self, p: *const f32, n: usize) -> __m512 {

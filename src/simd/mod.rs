@@ -102,6 +102,8 @@ pub(crate) unsafe trait Lanes: Copy {
     /// multiply-add want the same port (Zen: a store costs as much as two multiply-adds),
     /// a store whose register is just being written needs none; but they go one by one.
     const LAST_STEPS: usize = 0;
+    /// Whether [`splat_two`](Self::splat_two) loads once.
+    const SPLATS_TWO: bool = false;
     /// Whether a masked multiply-add costs no more than any other.
     const MASKS_ARE_FREE: bool = false;
     /// Rows and columns of the blocks that [`transpose`](Self::transpose) takes, at
@@ -205,6 +207,15 @@ pub(crate) unsafe trait Lanes: Copy {
     /// # Safety
     /// `p` is valid for writing `LANES` f32; no alignment is asked.
     unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// `p[0]` in all lanes, and `p[1]`, by one load where the instruction set can.
+    ///
+    /// # Safety
+    /// `p` is valid for reading two f32.
+    #[inline(always)]
+    unsafe fn splat_two(self, p: *const f32) -> [Self::V; 2] {
+        // SAFETY: passed on.
+        unsafe { [self.splat(*p), self.splat(*p.add(1))] }
+    }
     /// Asks for the cache line at `p`, into the second level; `p` need not be
     /// valid. Nothing where stable Rust has no such instruction.
     #[inline(always)]
@@ -295,13 +306,50 @@ pub(crate) unsafe trait Lanes: Copy {
         a_row: usize,
         b: *const f32,
     ) {
-        for k in 0..K_STEP {
+        for k in (0..K_STEP).step_by(2) {
+            let (a, b) = (a.wrapping_add(k), b.wrapping_add(k * NV * Self::LANES));
             // A tile of one vector loads as often as it multiplies.
-            if Self::STEPS_APART || NV == 1 {
+            if NV == 1 && Self::SPLATS_TWO {
                 compiler_fence(Ordering::SeqCst);
+                // SAFETY: two of the K_STEP steps that the caller vouches for.
+                unsafe { self.two_steps(acc, a, a_row, b) };
+                continue;
             }
-            // SAFETY: k < K_STEP, so both stay in what the caller vouched for.
-            unsafe { self.rank_one(acc, a.add(k), a_row, b.add(k * NV * Self::LANES)) }
+            for i in 0..2 {
+                if Self::STEPS_APART || NV == 1 {
+                    compiler_fence(Ordering::SeqCst);
+                }
+                // SAFETY: one of the K_STEP steps that the caller vouches for.
+                unsafe { self.rank_one(acc, a.add(i), a_row, b.add(i * NV * Self::LANES)) }
+            }
+        }
+    }
+
+    /// Two steps of a pointwise tile of one vector, of which every other row is loaded
+    /// at once: loads and shuffles share the work.
+    ///
+    /// # Safety
+    /// As for [`rank_update`](Self::rank_update), with two steps.
+    #[inline(always)]
+    unsafe fn two_steps<const MR: usize, const NV: usize>(
+        self,
+        acc: &mut [[Self::V; NV]; MR],
+        a: *const f32,
+        a_row: usize,
+        b: *const f32,
+    ) {
+        // SAFETY: two steps of `b`, row r < MR of `a`.
+        unsafe {
+            let b = [self.load(b), self.load(b.add(Self::LANES))];
+            for (r, row) in acc.iter_mut().enumerate() {
+                let a = a.add(r * a_row);
+                let x = match r % 2 {
+                    0 => self.splat_two(a),
+                    _ => [self.splat(*a), self.splat(*a.add(1))],
+                };
+                row[0] = self.mul_add(x[0], b[0], row[0]);
+                row[0] = self.mul_add(x[1], b[1], row[0]);
+            }
         }
     }
 
