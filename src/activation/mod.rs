@@ -212,15 +212,15 @@ impl Finish {
             ($x:ident => $y:expr) => { each!($x => $y, 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15) };
             ($x:ident => $y:expr, $($r:literal)*) => {{
                 let mut row = sums[0];
-                for x in &mut row {
-                    let $x = *x;
-                    *x = $y;
+                for sum in &mut row {
+                    let $x = *sum;
+                    *sum = $y;
                 }
                 $(if const { $r < R } {
                     let mut next = sums[$r];
-                    for x in &mut next {
-                        let $x = *x;
-                        *x = $y;
+                    for sum in &mut next {
+                        let $x = *sum;
+                        *sum = $y;
                     }
                     f($r - 1, row);
                     row = next;
@@ -235,7 +235,7 @@ impl Finish {
             }
             // As in `apply_lanes`; spelled out, since it is part of every tile.
             Self::HardSwish => {
-                let [lo, three, six] = [-3.0, 3.0, 6.0].map(|x| s.splat(x));
+                let (lo, three, six) = (s.splat(-3.0), s.splat(3.0), s.splat(6.0));
                 let sixth = s.splat(1.0 / 6.0);
                 each!(x => {
                     let x = s.max(lo, x);
@@ -243,7 +243,12 @@ impl Finish {
                     s.mul(x, s.mul(gate, sixth))
                 });
             }
-            Self::Keep | Self::Apply(_) => each!(x => x),
+            Self::Keep | Self::Apply(_) => {
+                macro_rules! each {
+                    ($($r:literal)*) => {$( if const { $r < R } { f($r, sums[$r]); } )*};
+                }
+                each!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+            }
         }
     }
 }

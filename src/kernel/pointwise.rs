@@ -334,10 +334,10 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
 
     let (mut a, mut b) = (at.a, args.b);
     let mut ahead = at.ahead.start;
-    // SAFETY: every address is of a pixel r < MR and a channel below k, or of
-    // that channel's NV vectors of weights.
     let last = if TAIL == tail::HALVED { 0 } else { last_steps::<S>(NV, args.k) };
     let steps = args.k - last;
+    // SAFETY: every address is of a pixel r < MR and a channel below k, or of
+    // that channel's NV vectors of weights.
     unsafe {
         for _ in 0..steps / S::LANES {
             for step in 0..S::LANES / K_STEP {
@@ -433,6 +433,10 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
 ///
 /// # Safety
 /// As for [`Lanes::rank_update`], with `S::LAST_STEPS` steps.
+#[allow(
+    clippy::needless_range_loop,
+    reason = "iterators do not unroll: the arrays would stay in memory"
+)]
 #[inline(always)]
 unsafe fn row_by_row<S: Lanes, const MR: usize, const NV: usize>(
     s: S,
@@ -443,7 +447,7 @@ unsafe fn row_by_row<S: Lanes, const MR: usize, const NV: usize>(
 ) {
     // SAFETY: vector v of step k.
     let load = |k: usize, v: usize| unsafe { s.load(b.add((k * NV + v) * S::LANES)) };
-    let held = S::LAST_STEPS * NV + MR * NV + 1 <= S::REGISTERS;
+    let held = (S::LAST_STEPS + MR) * NV < S::REGISTERS;
     let mut weights = [[s.splat(0.0); NV]; K_STEP];
     if held {
         for k in 0..S::LAST_STEPS {
@@ -453,10 +457,8 @@ unsafe fn row_by_row<S: Lanes, const MR: usize, const NV: usize>(
         }
     }
     for r in 0..MR {
-        if !held {
-            // Or they would be loaded ahead, and spill.
-            compiler_fence(Ordering::SeqCst);
-        }
+        // Or the loads would move to the front, and spill.
+        compiler_fence(Ordering::SeqCst);
         for k in 0..S::LAST_STEPS {
             // SAFETY: row r < MR of `a`.
             let x = unsafe { s.splat(s.read(a.add(r * args.a_row + k))) };

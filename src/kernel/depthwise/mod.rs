@@ -161,12 +161,30 @@ struct Strip {
 }
 
 impl Strip {
-    fn new(window: &Placed, columns: usize, column: usize, tiles: usize) -> Self {
-        // Tile i is inside where its outputs from column + i * columns on are.
+    /// All columns: tiles of 7, as the maps of most networks divide, or of 4; then one of
+    /// what is left over. Constants, since this is done for each few rows of a block.
+    fn cut(window: &Placed, widest: usize) -> [Self; 2] {
+        let width = window.output.width;
+        if widest >= 7 && width.is_multiple_of(7) {
+            Self::of::<7>(window)
+        } else {
+            Self::of::<4>(window)
+        }
+    }
+
+    fn of<const COLUMNS: usize>(window: &Placed) -> [Self; 2] {
+        let width = window.output.width;
+        let (tiles, rest) = (width / COLUMNS, width % COLUMNS);
+        // Tile i is inside where its outputs from i * COLUMNS on are.
         let whole = window.whole(1);
-        let start = whole.start.saturating_sub(column).div_ceil(columns).min(tiles);
-        let end = (whole.end.saturating_sub(column) / columns).clamp(start, tiles);
-        Self { columns, column, tiles, inside: start..end }
+        let start = whole.start.div_ceil(COLUMNS).min(tiles);
+        let end = (whole.end / COLUMNS).clamp(start, tiles);
+        let column = tiles * COLUMNS;
+        let rest_inside = rest > 0 && whole.start <= column && width <= whole.end;
+        [
+            Self { columns: COLUMNS, column: 0, tiles, inside: start..end },
+            Self { columns: rest, column, tiles: rest.min(1), inside: 0..rest_inside.into() },
+        ]
     }
 
     /// All tiles, for some vectors.
@@ -203,11 +221,14 @@ impl Strip {
             let column = self.column + i * self.columns;
             // The first tap may lie to the left of the image: hence wrapping.
             let tap = (column * stride).wrapping_sub(window.before[1]);
+            // Strides beyond the image have one tile, and no step.
+            let columns = step * self.columns;
+            let inputs = columns.wrapping_mul(stride);
             let across = Steps {
                 count,
-                input: step * self.columns * stride * args.input_column,
-                column: step * self.columns * stride,
-                output: step * self.columns * args.output_column,
+                input: inputs.wrapping_mul(args.input_column),
+                column: inputs,
+                output: columns * args.output_column,
                 weights: 0,
                 bias: 0,
                 overlap: [0; 2],
@@ -259,16 +280,8 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
     rows: Range<usize>,
 ) {
     let window = args.window;
-    let width = window.output.width;
     let [tallest, widest] = if K == 0 { largest::<S>(0, 0) } else { largest_tile::<S>(window) };
-    // Tiles of 7 columns, as the maps of most networks divide, else of 4; then
-    // what is left over.
-    let columns = if widest >= 7 && width.is_multiple_of(7) { 7 } else { 4 };
-    let (tiles, rest) = (width / columns, width % columns);
-    let strips = [
-        Strip::new(window, columns, 0, tiles),
-        Strip::new(window, rest.max(1), width - rest, rest.min(1)),
-    ];
+    let strips = Strip::cut(window, widest);
     for first in vectors.clone().step_by(args.block) {
         let vectors = first..(first + args.block).min(vectors.end);
         let mut row = rows.start;

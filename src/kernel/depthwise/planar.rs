@@ -244,7 +244,7 @@ impl<S: Lanes> Plane<'_, S> {
                 } else {
                     self.tile::<K, ST, true, R>(s, row, column, weights, &mut acc);
                 }
-                self.finish::<R>(s, row, column, &mut acc);
+                self.finish::<R>(s, row, column, &acc);
             }
         }
         R
@@ -341,7 +341,11 @@ impl<S: Lanes> Plane<'_, S> {
     unsafe fn finish<const R: usize>(&self, s: S, row: usize, column: &Column<S>, acc: &[S::V; R]) {
         let at =
             (row - self.rows.start) * self.args.output_row + column.column - self.strip[0].column;
-        self.args.finish.each(s, &acc.map(|x| [x]), |r, [x]| {
+        let mut rows = [[s.splat(0.0)]; R];
+        for (row, &x) in rows.iter_mut().zip(acc) {
+            row[0] = x;
+        }
+        self.args.finish.each(s, &rows, |r, [x]| {
             let p = self.output.wrapping_add(at + r * self.args.output_row);
             // SAFETY: the lanes of a row.
             unsafe {
@@ -396,7 +400,7 @@ impl<S: Lanes> Plane<'_, S> {
                 }
             }
             // SAFETY: the columns are the caller's.
-            unsafe { self.finish::<1>(s, row, column, &mut acc) }
+            unsafe { self.finish::<1>(s, row, column, &acc) }
         }
         1
     }
