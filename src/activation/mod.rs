@@ -68,7 +68,7 @@ pub(crate) enum Finish {
     Keep,
     /// Two instructions on each register before it is stored.
     Clamp([f32; 2]),
-    /// Six.
+    /// Five.
     HardSwish,
     /// Too long for that: in a pass over what was stored.
     Apply(Activation),
@@ -157,7 +157,7 @@ impl Activation {
             Self::GeluTanh => f(Self::GeluTanh),
             Self::LeakyRelu { slope } => f(Self::LeakyRelu { slope }),
             Self::HardSigmoid { alpha, beta } => f(Self::HardSigmoid { alpha, beta }),
-            // Not of those that come here.
+            // Short ones, which come here where a residual follows.
             _ => f(self),
         }
     }

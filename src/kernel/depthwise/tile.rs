@@ -74,7 +74,7 @@ impl Lines {
         // The row of the image, and of its buffer: divided once, not for each.
         let mut y = top.wrapping_sub(before);
         let mut slot = None;
-        for line in &mut lines[..rows] {
+        for line in lines.iter_mut().take(rows) {
             if y < height {
                 let at = slot.unwrap_or(y);
                 let at = if at < args.ring { at } else { at % args.ring };
@@ -195,6 +195,7 @@ unsafe fn walk<
     s.enter(
         #[inline(always)]
         || {
+            // Read here: in each tile it makes LLVM spill inputs.
             let strides = [args.input_column, args.output_row, args.output_column];
             let mut first = walk.first;
             for outer in (0..walk.outer.count).rev() {
