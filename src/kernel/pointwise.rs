@@ -172,8 +172,8 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
     if m == 0 {
         return;
     }
-    let most =
-        if args.pixel_lanes < S::LANES { S::POINTWISE_HALVED_ROWS } else { S::POINTWISE_ROWS };
+    let halved = args.pixel_lanes < S::LANES;
+    let most = if halved { S::POINTWISE_HALVED_ROWS } else { S::POINTWISE_ROWS };
     let tiles = m.div_ceil(most[nv - 1]);
     let (rows, taller) = (m / tiles, m % tiles);
     // SAFETY: taller * (rows + 1) + (tiles - taller) * rows = m pixels in all.
@@ -183,7 +183,7 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
             select::<S>(rows + 1, nv, args)(s, args, start, taller);
         }
         let rest = start.skip(args, taller * (rows + 1));
-        let rest = rest.asked(args, taller * lines_of_a_tile::<S>(nv, args.k));
+        let rest = rest.asked(args, taller * lines_of_a_tile::<S>(nv, halved, args.k));
         select::<S>(rows, nv, args)(s, args, rest, tiles - taller);
     }
 }
@@ -197,18 +197,19 @@ const fn lines_at_a_time<S: Lanes>(nv: usize) -> usize {
 }
 
 /// The steps that a tile of `nv` vectors takes row by row: not where they would be in
-/// two blocks of the input's channels.
-fn last_steps<S: Lanes>(nv: usize, k: usize) -> usize {
+/// two blocks of the input's channels, nor where rows share a vector, which is slower.
+fn last_steps<S: Lanes>(nv: usize, halved: bool, k: usize) -> usize {
+    const { assert!(S::LAST_STEPS <= K_STEP) }
     let in_block = match k % S::LANES {
         0 if k > 0 => S::LANES,
         rest => rest,
     };
-    if nv > 1 && in_block >= S::LAST_STEPS { S::LAST_STEPS } else { 0 }
+    if nv > 1 && !halved && in_block >= S::LAST_STEPS { S::LAST_STEPS } else { 0 }
 }
 
 /// The lines that a tile of `nv` vectors asks for when it sums over `k` channels.
-fn lines_of_a_tile<S: Lanes>(nv: usize, k: usize) -> usize {
-    (k - last_steps::<S>(nv, k)) / S::LANES
+fn lines_of_a_tile<S: Lanes>(nv: usize, halved: bool, k: usize) -> usize {
+    (k - last_steps::<S>(nv, halved, k)) / S::LANES
         * (S::LANES / K_STEP).div_ceil(2)
         * lines_at_a_time::<S>(nv)
 }
@@ -266,7 +267,7 @@ unsafe fn run<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
         #[inline(always)]
         || {
             let mut at = start;
-            let lines = lines_of_a_tile::<S>(NV, args.k);
+            let lines = lines_of_a_tile::<S>(NV, TAIL == tail::HALVED, args.k);
             for _ in 0..tiles {
                 // SAFETY: the caller vouches for `tiles` tiles.
                 unsafe { tile::<S, MR, NV, TAIL>(s, args, at) };
@@ -334,7 +335,7 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
 
     let (mut a, mut b) = (at.a, args.b);
     let mut ahead = at.ahead.start;
-    let last = if TAIL == tail::HALVED { 0 } else { last_steps::<S>(NV, args.k) };
+    let last = last_steps::<S>(NV, TAIL == tail::HALVED, args.k);
     let steps = args.k - last;
     // SAFETY: every address is of a pixel r < MR and a channel below k, or of
     // that channel's NV vectors of weights.
