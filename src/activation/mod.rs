@@ -1,6 +1,9 @@
 //! Activations: what each one means, as a scalar and as a vector.
 
+mod table;
 mod vector;
+
+pub(crate) use table::INTERVALS;
 
 use crate::error::{Error, Result};
 use crate::simd::{Lanes, Several};
@@ -16,7 +19,10 @@ use crate::simd::{Lanes, Several};
 ///
 /// | `Exp` | `Sigmoid` | `Silu` | `Gelu` | `GeluTanh` |
 /// |---|---|---|---|---|
-/// | 1.25 | 2.5 | 3 | 4 | 3.25 |
+/// | 1.25 | 2.5 | 3 | 4, or 2e-13 in absolute terms | 3.25 |
+///
+/// Far below zero, where `Gelu` lies between 0 and -8e-7, it is the second that may hold:
+/// from tables (on AVX-512) it is 0 where others still give -1e-13.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Activation {
@@ -57,7 +63,7 @@ pub enum Activation {
     /// `x / 2 * (1 + erf(x / sqrt(2)))` (Hendrycks and Gimpel 2016).
     Gelu,
     /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`, the same
-    /// paper's approximation of `Gelu`; a kernel is not faster with it.
+    /// paper's approximation of `Gelu`; no kernel is faster with it.
     GeluTanh,
 }
 

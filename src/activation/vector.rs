@@ -6,6 +6,7 @@
 //! alone, to a few units in the last place however small it gets, which asks
 //! that the exponential know its argument beyond an f32.
 
+use super::table::{GELU_END, GELU_TAIL, STEP};
 use crate::simd::{Lanes, Several};
 
 /// `exp(x)`; 0 and infinity beyond the range of f32.
@@ -70,13 +71,41 @@ pub(super) fn gelu_tanh<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]
 }
 
 /// `x Phi(x)`, with the distribution function of the normal distribution.
-///
+#[inline(always)]
+pub(super) fn gelu<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]) -> [S::V; N] {
+    if S::LOOKS_UP { gelu_by_table(s, x) } else { gelu_by_exp(s, x) }
+}
+
+/// Its tail by a table of polynomials.
+#[inline(always)]
+fn gelu_by_table<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]) -> [S::V; N] {
+    less_tail(
+        s,
+        x,
+        GELU_END,
+        #[inline(always)]
+        |u| {
+            // The sum has no bits below a step: it is rounded to one, and its lowest bits
+            // count them.
+            let round = s.splat(12_582_912.0 * STEP);
+            let step = s.add(u, round);
+            let rest = s.sub(u, s.sub(step, round));
+            let [first, others @ ..] = GELU_TAIL.coefficients();
+            let mut sum = s.lookup(first, step);
+            for table in others {
+                sum = s.mul_add(sum, rest, s.lookup(table, step));
+            }
+            sum
+        },
+    )
+}
+
 /// Its tail is `Phi(-u) = exp(-u^2 / 2) R(u)`, where `R` is half of
 /// `erfcx(u / sqrt 2)`. With `b = u / (u + K)`, which goes from 0 to 1, `u R` is
 /// `b` times a polynomial of `2 b - 1` (Shepherd and Laframboise 1981), relative
 /// minimax error 2.3e-8; what rounding does to `b` nearly cancels.
 #[inline(always)]
-pub(super) fn gelu<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]) -> [S::V; N] {
+fn gelu_by_exp<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]) -> [S::V; N] {
     const K: f32 = 2.890_625;
     const TAIL: [f32; 9] = [
         -3.215_746e-4,

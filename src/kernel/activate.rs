@@ -58,7 +58,10 @@ pub(crate) unsafe fn activate<S: Lanes>(s: S, finish: &Finish, stored: &Stored) 
                     // SAFETY: passed on. A vector and what is needed of it later take some
                     // three registers, the constants the others.
                     unsafe {
-                        if S::REGISTERS >= 32 {
+                        if S::LOOKS_UP && matches!(activation, Activation::Gelu) {
+                            // The tables stay in registers.
+                            by_pixels::<S, 2>(s, activation, stored);
+                        } else if S::REGISTERS >= 32 {
                             by_pixels::<S, 6>(s, activation, stored);
                         } else {
                             by_pixels::<S, 2>(s, activation, stored);

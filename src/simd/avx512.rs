@@ -4,6 +4,7 @@ use core::arch::x86_64::{__m512, _MM_HINT_T1, _mm_prefetch};
 
 use super::avx2::transpose_8x8;
 use super::{Index, Lanes, MAX_VECTORS};
+use crate::activation::INTERVALS;
 
 pulp::simd_type! {
     /// Proof that the CPU has the server baseline of AVX-512.
@@ -45,6 +46,7 @@ unsafe impl Lanes for Avx512 {
     const STEPS_APART: bool = true;
     const LAST_STEPS: usize = 3;
     const SPLATS_TWO: bool = true;
+    const LOOKS_UP: bool = true;
     const MASKS_ARE_FREE: bool = true;
     const BLOCK: usize = 8;
     const WIDE_BLOCK: usize = 16;
@@ -115,6 +117,14 @@ unsafe impl Lanes for Avx512 {
     #[inline(always)]
     fn scale(self, x: __m512, n: __m512) -> __m512 {
         self.avx512f._mm512_scalef_ps(x, n)
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[f32; INTERVALS], i: __m512) -> __m512 {
+        // SAFETY: twice 16 of the table's 32 f32.
+        let [low, high] = [0, 16].map(|i| unsafe { self.load(table.as_ptr().add(i)) });
+        let i = self.avx512f._mm512_castps_si512(i);
+        self.avx512f._mm512_permutex2var_ps(low, i, high)
     }
 
     #[inline(always)]

@@ -5,6 +5,7 @@ use core::cell::Cell;
 use core::ops::Range;
 
 use super::{Index, K_STEP, Lanes, MAX_LANES, MAX_VECTORS};
+use crate::activation::INTERVALS;
 
 /// The most pieces of memory that a task has.
 const MOST: usize = 24;
@@ -141,6 +142,8 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
     const POINTWISE_HALVED_ROWS: [usize; MAX_VECTORS] = S::POINTWISE_HALVED_ROWS;
     const POINTWISE_VECTORS: usize = S::POINTWISE_VECTORS;
     const STEPS_APART: bool = S::STEPS_APART;
+    const LAST_STEPS: usize = S::LAST_STEPS;
+    const LOOKS_UP: bool = S::LOOKS_UP;
     const MASKS_ARE_FREE: bool = S::MASKS_ARE_FREE;
     const BLOCK: usize = S::BLOCK;
     const WIDE_BLOCK: usize = S::WIDE_BLOCK;
@@ -175,6 +178,11 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
     #[inline(always)]
     fn join(self, low: S::V, high: S::V, n: usize) -> S::V {
         self.s.join(low, high, n)
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[f32; INTERVALS], i: S::V) -> S::V {
+        self.s.lookup(table, i)
     }
 
     #[inline(always)]

@@ -31,6 +31,8 @@ pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
 pub(crate) use several::Several;
 
+use crate::activation::INTERVALS;
+
 /// The most vectors that a pointwise tile is wide.
 pub(crate) const MAX_VECTORS: usize = 4;
 
@@ -104,6 +106,8 @@ pub(crate) unsafe trait Lanes: Copy {
     const LAST_STEPS: usize = 0;
     /// Whether [`splat_two`](Self::splat_two) loads once.
     const SPLATS_TWO: bool = false;
+    /// Whether [`lookup`](Self::lookup) is an instruction.
+    const LOOKS_UP: bool = false;
     /// Whether a masked multiply-add costs no more than any other.
     const MASKS_ARE_FREE: bool = false;
     /// Rows and columns of the blocks that [`transpose`](Self::transpose) takes, at
@@ -171,6 +175,14 @@ pub(crate) unsafe trait Lanes: Copy {
         let half = self.sub(self.mul_add(n, self.splat(0.5), round), round);
         let pow2 = |n| self.shift_to_exponent(self.add(n, self.splat(8_388_608.0 + 127.0)));
         self.mul(self.mul(x, pow2(half)), pow2(self.sub(n, half)))
+    }
+
+    /// `table[i]`, where `i` is the number in the five lowest bits of a lane.
+    #[inline(always)]
+    fn lookup(self, table: &[f32; INTERVALS], i: Self::V) -> Self::V {
+        let entries = self.to_array(i).map(|i| table[i.to_bits() as usize % INTERVALS]);
+        // SAFETY: the array holds at least `LANES`.
+        unsafe { self.load(entries.as_ptr()) }
     }
 
     /// The lanes, and zeros behind them. Not for inner loops.

@@ -1,6 +1,7 @@
 //! `N` vectors side by side.
 
 use super::Lanes;
+use crate::activation::INTERVALS;
 
 /// Arithmetic on `N` vectors at a time: long chains of dependent instructions,
 /// as the activations are, take turns instead of waiting for themselves, and
@@ -31,6 +32,16 @@ impl<S: Lanes, const N: usize> Several<S, N> {
     #[inline(always)]
     pub(crate) fn clamp(self, x: [S::V; N], lo: f32, hi: f32) -> [S::V; N] {
         self.min(self.splat(hi), self.max(self.splat(lo), x))
+    }
+
+    /// An entry of a table for each lane.
+    #[inline(always)]
+    pub(crate) fn lookup(self, table: &[f32; INTERVALS], i: [S::V; N]) -> [S::V; N] {
+        let mut result = self.splat(0.0);
+        for (result, i) in result.iter_mut().zip(i) {
+            *result = self.0.lookup(table, i);
+        }
+        result
     }
 
     elementwise! {
