@@ -63,7 +63,11 @@ pub(crate) struct Args {
     pub(crate) a_block: usize,
     /// Input channels to sum over.
     pub(crate) k: usize,
-    /// The panel's packed weights, from the first of those channels on.
+    /// Runs of so many channels before these, whose inputs are neighbours; from run to run
+    /// the input moves on by `a_run`.
+    pub(crate) runs_before: usize,
+    pub(crate) a_run: usize,
+    /// The panel's packed weights, from the first of those channels on, for all runs.
     pub(crate) b: *const f32,
     pub(crate) ahead: Ahead,
     /// Output: pixel `r`, vector `v` is at `r * c_row + v * c_vector`.
@@ -337,9 +341,25 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
     let mut ahead = at.ahead.start;
     let last = last_steps::<S>(NV, TAIL == tail::HALVED, args.k);
     let steps = args.k - last;
-    // SAFETY: every address is of a pixel r < MR and a channel below k, or of
+    // SAFETY: every address is of a pixel r < MR and a channel below k of a run, or of
     // that channel's NV vectors of weights.
     unsafe {
+        macro_rules! steps {
+            ($n:expr) => {
+                for k in 0..$n {
+                    if TAIL == tail::HALVED {
+                        rank_one_halved(s, &mut acc, args, a.add(k), b);
+                    } else {
+                        s.rank_one(&mut acc, a.add(k), args.a_row, b);
+                    }
+                    b = b.add(NV * S::LANES);
+                }
+            };
+        }
+        for _ in 0..args.runs_before {
+            steps!(args.k);
+            a = a.wrapping_add(args.a_run);
+        }
         for _ in 0..steps / S::LANES {
             for step in 0..S::LANES / K_STEP {
                 // In every step it would make AVX-512 spill when compiled for Sapphire Rapids.
@@ -361,14 +381,7 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
             }
             a = a.wrapping_add(args.a_block);
         }
-        for k in 0..steps % S::LANES {
-            if TAIL == tail::HALVED {
-                rank_one_halved(s, &mut acc, args, a.add(k), b);
-            } else {
-                s.rank_one(&mut acc, a.add(k), args.a_row, b);
-            }
-            b = b.add(NV * S::LANES);
-        }
+        steps!(steps % S::LANES);
         if last > 0 {
             row_by_row(s, &mut acc, args, a.add(steps % S::LANES), b);
         }

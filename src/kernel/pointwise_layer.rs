@@ -137,6 +137,8 @@ impl Layer<'_> {
             a_row: self.input_view.pixel,
             a_block: S::LANES,
             k: *c_in,
+            runs_before: 0,
+            a_run: 0,
             b: weights.as_ptr().wrapping_add(first * c_in),
             ahead: Ahead::piece(
                 weights.as_ptr().wrapping_add((first + width) * c_in),
@@ -312,6 +314,8 @@ impl Layer<'_> {
                         a_row: c_in,
                         a_block: S::LANES,
                         k: depth,
+                        runs_before: 0,
+                        a_run: 0,
                         b: buffer,
                         ahead,
                         c: self.output.add(offset),

@@ -39,25 +39,36 @@ pub(crate) unsafe fn row<S: Lanes>(
         let pixels = if whole.contains(&column) { whole.end - column } else { 1 };
         let taps = window.taps(1, column);
         let left = (column * window.stride[1]).wrapping_sub(window.before[1]);
-        // Neighbouring taps are one run, taps apart a run each.
+        // Neighbouring taps are one run, taps apart a run each; whole rows of taps follow
+        // each other.
         let dense = window.dilation[1] == 1 && image.pixel == c_in;
         let run = if dense { taps.len().max(1) } else { 1 };
         let in_row = taps.len().div_ceil(run);
-        let runs = rows.len() * in_row;
+        let y = |ky: usize| top.wrapping_add(ky * window.dilation[0]);
+        let (runs, before) = match rows.len() * in_row {
+            runs if runs > 0
+                && run == kernel_width
+                && image.unbroken(y(rows.start)..=y(rows.end - 1)) =>
+            {
+                (1, runs - 1)
+            }
+            runs => (runs, 0),
+        };
         // Where all taps are outside, the bias alone.
         for i in 0..runs.max(1) {
             let (ky, kx) = match runs {
                 0 => (0, 0),
                 _ => (rows.start + i / in_row, taps.start + i % in_row * run),
             };
-            let y = top.wrapping_add(ky * window.dilation[0]);
             let x = left.wrapping_add(kx * window.dilation[1]);
             let tap = (ky * kernel_width + kx) * c_in;
             let args = pointwise::Args {
-                a: image.at(y).wrapping_add(x.wrapping_mul(image.pixel)),
+                a: image.at(y(ky)).wrapping_add(x.wrapping_mul(image.pixel)),
                 a_row: window.stride[1].wrapping_mul(image.pixel),
                 a_block: S::LANES,
                 k: if runs == 0 { 0 } else { run * c_in },
+                runs_before: before,
+                a_run: window.dilation[0] * image.row,
                 b: args.b.wrapping_add(tap * nv * S::LANES),
                 c: args.c.wrapping_add(column * args.c_row),
                 start: if i == 0 { args.start } else { pointwise::Start::Partial },

@@ -15,7 +15,7 @@ mod excite;
 mod stages;
 mod tasks;
 
-use core::ops::Range;
+use core::ops::{Range, RangeInclusive};
 
 use crate::activation::Activation;
 use crate::kernel::parts::Axis;
@@ -188,6 +188,11 @@ pub(crate) struct Rows {
 impl Rows {
     pub(crate) fn at(&self, row: usize) -> *const f32 {
         self.start.wrapping_add(row % self.ring * self.row)
+    }
+
+    /// Whether rows follow each other `row` apart.
+    pub(crate) fn unbroken(&self, rows: RangeInclusive<usize>) -> bool {
+        rows.start() / self.ring == rows.end() / self.ring
     }
 
     /// How many of the rows `rows`, from the first on, follow each other as pixels do.

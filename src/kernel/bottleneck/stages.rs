@@ -39,6 +39,8 @@ impl Stage<'_> {
             a_row: 0,
             a_block: 0,
             k: *c_in,
+            runs_before: 0,
+            a_run: 0,
             b: weights.as_ptr().wrapping_add(first * c_in),
             ahead: pointwise::Ahead::piece(
                 weights.as_ptr().wrapping_add((first + width) * c_in),
@@ -384,6 +386,8 @@ impl Block<'_> {
                     a_row: S::LANES,
                     a_block: at.plane,
                     k: channels.len(),
+                    runs_before: 0,
+                    a_run: 0,
                     b: weights(first),
                     ahead: pointwise::Ahead::piece(weights(first + width), width * channels.len()),
                     c: at.output.add(first),
