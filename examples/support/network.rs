@@ -140,7 +140,10 @@ fn pool(x: &[f32], mean: &mut [f32]) {
     mean.fill(0.0);
     for pixel in x.chunks_exact(mean.len()) {
         for (m, v) in mean.iter_mut().zip(pixel) {
-            *m += v / pixels as f32;
+            *m += v;
         }
+    }
+    for m in mean {
+        *m /= pixels as f32;
     }
 }

@@ -125,13 +125,13 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn new(args: &Args) -> Self {
+    fn new(args: &Args, ahead: Ahead) -> Self {
         let residual = args.epilogue.residual.start;
         let bias = match args.start {
             Start::Rows(bias) => bias,
             _ => core::ptr::null(),
         };
-        Self { a: args.a, c: args.c, residual, bias, ahead: args.ahead }.asked(args, 0)
+        Self { a: args.a, c: args.c, residual, bias, ahead }.asked(args, 0)
     }
 
     /// The same from `rows` pixels further on; at the end of the pixels the
@@ -182,7 +182,8 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
     let (rows, taller) = (m / tiles, m % tiles);
     // SAFETY: taller * (rows + 1) + (tiles - taller) * rows = m pixels in all.
     unsafe {
-        let start = Cursor::new(args);
+        // One tile alone would ask for a part only, and be slower for it.
+        let start = Cursor::new(args, if tiles == 1 { Ahead::NONE } else { args.ahead });
         if taller > 0 {
             select::<S>(rows + 1, nv, args)(s, args, start, taller);
         }
