@@ -2,9 +2,9 @@
 //!
 //! In NHWC the inputs under a row of taps lie one after the other, and those of
 //! the next pixel a stride further on: a 1x1 convolution of the image itself, whose
-//! pixels overlap. So each tap row is a run of the pointwise tile, which takes up
-//! the partial sums of the row before; nothing is copied, and taps outside the
-//! image are left out.
+//! pixels overlap. So each tap row is a run of the pointwise tile, and where the runs are
+//! of equal length one pass of the tile takes them all; else each takes up the partial
+//! sums of the one before. Nothing is copied, and taps outside the image are left out.
 
 use crate::kernel::bottleneck::Rows;
 use crate::kernel::pointwise;
