@@ -3,8 +3,6 @@
 mod table;
 mod vector;
 
-pub(crate) use table::INTERVALS;
-
 use crate::error::{Error, Result};
 use crate::simd::{Lanes, Several};
 

@@ -3,13 +3,12 @@
 //! They are computed at compile time from the differential equation of the
 //! function, so that no constant stands here that cannot be checked by reading.
 
+use crate::simd::TABLE;
+
 /// Polynomials: table `k` has the coefficient of the power `DEGREE - k` for each
 /// interval.
 #[repr(align(64))]
-pub(super) struct Polynomials([[f32; INTERVALS]; DEGREE + 1]);
-
-/// Entries of a table.
-pub(crate) const INTERVALS: usize = 32;
+pub(super) struct Polynomials([[f32; TABLE]; DEGREE + 1]);
 
 /// The tail's relative error is below 8e-8 up to 5.125 and grows to 4e-6, where the tail is
 /// 1e-13.
@@ -20,14 +19,14 @@ const DEGREE: usize = 6;
 pub(super) const STEP: f32 = 0.25;
 
 /// Where the tail is 0: the middle of the last interval.
-pub(super) const GELU_END: f32 = (INTERVALS - 1) as f32 * STEP;
+pub(super) const GELU_END: f32 = (TABLE - 1) as f32 * STEP;
 
 /// `u Phi(-u)`, with the distribution function of the normal distribution, as polynomials
 /// of `u - i STEP`.
 pub(super) static GELU_TAIL: Polynomials = gelu_tail();
 
 impl Polynomials {
-    pub(super) fn coefficients(&'static self) -> &'static [[f32; INTERVALS]; DEGREE + 1] {
+    pub(super) fn coefficients(&'static self) -> &'static [[f32; TABLE]; DEGREE + 1] {
         &self.0
     }
 }
@@ -41,8 +40,8 @@ const fn gelu_tail() -> Polynomials {
     // The density and the tail of the normal distribution at 8 (Abramowitz and Stegun
     // 1964, 26.2), from which series lead down to 0: that way errors die out.
     let (mut density, mut tail) = (5.052_271_083_536_893e-15, 6.220_960_574_271_786e-16);
-    let mut tables = [[0.0; INTERVALS]; DEGREE + 1];
-    let mut i = INTERVALS;
+    let mut tables = [[0.0; TABLE]; DEGREE + 1];
+    let mut i = TABLE;
     loop {
         let c = i as f64 * STEP as f64;
         // The density's derivative is -u times it, that of the tail the negative density.
@@ -57,7 +56,7 @@ const fn gelu_tail() -> Polynomials {
             }
             n += 1;
         }
-        if i < INTERVALS - 1 {
+        if i < TABLE - 1 {
             // Times u = c + (u - c).
             let mut product = [0.0; TERMS];
             let mut n = 0;

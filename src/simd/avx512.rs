@@ -3,8 +3,7 @@
 use core::arch::x86_64::{__m512, _MM_HINT_T1, _mm_prefetch};
 
 use super::avx2::transpose_8x8;
-use super::{Index, Lanes, MAX_VECTORS};
-use crate::activation::INTERVALS;
+use super::{Index, Lanes, MAX_VECTORS, TABLE};
 
 pulp::simd_type! {
     /// Proof that the CPU has the server baseline of AVX-512.
@@ -120,7 +119,7 @@ unsafe impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn lookup(self, table: &[f32; INTERVALS], i: __m512) -> __m512 {
+    fn lookup(self, table: &[f32; TABLE], i: __m512) -> __m512 {
         // SAFETY: twice 16 of the table's 32 f32.
         let [low, high] = [0, 16].map(|i| unsafe { self.load(table.as_ptr().add(i)) });
         let i = self.avx512f._mm512_castps_si512(i);

@@ -4,8 +4,7 @@
 use core::cell::Cell;
 use core::ops::Range;
 
-use super::{Index, K_STEP, Lanes, MAX_LANES, MAX_VECTORS};
-use crate::activation::INTERVALS;
+use super::{Index, K_STEP, Lanes, MAX_LANES, MAX_VECTORS, TABLE};
 
 /// The most pieces of memory that a task has.
 const MOST: usize = 24;
@@ -181,7 +180,7 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
     }
 
     #[inline(always)]
-    fn lookup(self, table: &[f32; INTERVALS], i: S::V) -> S::V {
+    fn lookup(self, table: &[f32; TABLE], i: S::V) -> S::V {
         self.s.lookup(table, i)
     }
 

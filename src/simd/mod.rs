@@ -31,13 +31,14 @@ pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
 pub(crate) use several::Several;
 
-use crate::activation::INTERVALS;
-
 /// The most vectors that a pointwise tile is wide.
 pub(crate) const MAX_VECTORS: usize = 4;
 
 /// The most lanes that a vector has.
 pub(crate) const MAX_LANES: usize = 16;
+
+/// Entries of a table that [`Lanes::lookup`] takes.
+pub(crate) const TABLE: usize = 32;
 
 /// For each lane the element that it takes.
 pub(crate) type Index = [i32; MAX_LANES];
@@ -179,8 +180,8 @@ pub(crate) unsafe trait Lanes: Copy {
 
     /// `table[i]`, where `i` is the number in the five lowest bits of a lane.
     #[inline(always)]
-    fn lookup(self, table: &[f32; INTERVALS], i: Self::V) -> Self::V {
-        let entries = self.to_array(i).map(|i| table[i.to_bits() as usize % INTERVALS]);
+    fn lookup(self, table: &[f32; TABLE], i: Self::V) -> Self::V {
+        let entries = self.to_array(i).map(|i| table[i.to_bits() as usize % TABLE]);
         // SAFETY: the array holds at least `LANES`.
         unsafe { self.load(entries.as_ptr()) }
     }

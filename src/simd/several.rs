@@ -1,7 +1,6 @@
 //! `N` vectors side by side.
 
-use super::Lanes;
-use crate::activation::INTERVALS;
+use super::{Lanes, TABLE};
 
 /// Arithmetic on `N` vectors at a time: long chains of dependent instructions,
 /// as the activations are, take turns instead of waiting for themselves, and
@@ -36,7 +35,7 @@ impl<S: Lanes, const N: usize> Several<S, N> {
 
     /// An entry of a table for each lane.
     #[inline(always)]
-    pub(crate) fn lookup(self, table: &[f32; INTERVALS], i: [S::V; N]) -> [S::V; N] {
+    pub(crate) fn lookup(self, table: &[f32; TABLE], i: [S::V; N]) -> [S::V; N] {
         let mut result = self.splat(0.0);
         for (result, i) in result.iter_mut().zip(i) {
             *result = self.0.lookup(table, i);
