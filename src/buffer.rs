@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 
 /// Bytes that every buffer starts at a multiple of.
 pub(crate) const ALIGN: usize = 64;
-const LINE: usize = ALIGN / size_of::<f32>();
+pub(crate) const LINE: usize = ALIGN / size_of::<f32>();
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]

@@ -5,6 +5,7 @@
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use crate::activation::{Activation, Finish};
+use crate::buffer::LINE;
 use crate::kernel::activate::{Addend, Stored, activate};
 use crate::simd::{K_STEP, Lanes};
 
@@ -84,9 +85,6 @@ pub(crate) struct Args {
     pub(crate) start: Start,
     pub(crate) epilogue: Epilogue,
 }
-
-/// f32 of a cache line.
-const LINE: usize = 16;
 
 /// Cache lines that are needed when the panel is done. Its tiles ask for them, a few at
 /// a time: all at once they would keep the loads waiting.

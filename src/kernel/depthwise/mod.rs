@@ -11,6 +11,7 @@ mod turned;
 use core::ops::Range;
 
 use crate::activation::{Activation, Finish};
+use crate::buffer::LINE;
 use crate::kernel::parts::{Parts, by_image};
 use crate::layout::{Layout, View};
 use crate::pack::{PackedDepthwise, Tail};
@@ -233,10 +234,13 @@ impl Strip {
                 bias: 0,
                 overlap: [0; 2],
             };
-            // Whichever way is longer goes inside; but many vectors of a pixel go
-            // together, so that a cache line is used up while it is near.
+            // Whichever way is longer goes inside; but the vectors of an image's pixel go
+            // together, so that a cache line that two of them share is used up while it is
+            // near.
+            let image = [args.input_vector, args.output_vector].contains(&S::LANES);
+            let together = image && along.count * S::LANES > LINE;
             let (outer, inner) =
-                if along.count >= count.min(8) { (across, along) } else { (along, across) };
+                if together || along.count >= count { (across, along) } else { (along, across) };
             let first = At {
                 input: tap
                     .wrapping_mul(args.input_column)
