@@ -10,15 +10,22 @@ use std::thread;
 use common::isas;
 use mbconv::{Activation, Depthwise, DepthwiseParams, Isa, Shape};
 
-/// How far each may be off in units of the last place, or else in absolute terms: the table in
-/// the documentation of `Activation`.
-const BOUNDS: [(Activation, f64, f64); 5] = [
-    (Activation::Exp, 1.25, 0.0),
-    (Activation::Sigmoid, 2.5, 0.0),
-    (Activation::Silu, 3.0, 0.0),
-    (Activation::Gelu, 4.0, 2e-13),
-    (Activation::GeluTanh, 3.25, 0.0),
+/// How far each may be off: the table in the documentation of `Activation`.
+const BOUNDS: [(Activation, f64); 5] = [
+    (Activation::Exp, 1.25),
+    (Activation::Sigmoid, 2.5),
+    (Activation::Silu, 3.0),
+    (Activation::Gelu, 4.0),
+    (Activation::GeluTanh, 3.25),
 ];
+
+/// What else it may be off in absolute terms, by the same documentation.
+fn slack(activation: Activation, isa: Isa) -> f64 {
+    match (activation, isa.name()) {
+        (Activation::Gelu, "avx512") => 2e-13,
+        _ => 0.0,
+    }
+}
 
 /// Numbers that one run of a plan takes.
 const CHUNK: usize = 4096;
@@ -57,13 +64,7 @@ fn distance(y: f32, truth: f64) -> f64 {
 type Worst = (f64, f32);
 
 /// The worst of every `step`th f32 from `first` on, for each instruction set.
-fn worst(
-    (activation, _, absolute): (Activation, f64, f64),
-    isas: &[Isa],
-    first: u64,
-    step: u64,
-    count: u64,
-) -> Vec<Worst> {
+fn worst(activation: Activation, isas: &[Isa], first: u64, step: u64, count: u64) -> Vec<Worst> {
     let weights = [1.0; CHUNK];
     let params = DepthwiseParams::new(CHUNK, [1, 1], &weights).activation(activation);
     let shape = Shape::new(1, 1, 1);
@@ -76,11 +77,12 @@ fn worst(
             *x = f32::from_bits((first + (chunk * CHUNK as u64 + i as u64) * step) as u32);
         }
         let truths: Vec<f64> = x.iter().map(|&x| truth(activation, x.into())).collect();
-        for (plan, worst) in plans.iter().zip(&mut worst) {
+        for ((plan, &isa), worst) in plans.iter().zip(isas).zip(&mut worst) {
+            let slack = slack(activation, isa);
             plan.run(&x, &mut y).unwrap();
             for ((&x, &y), &truth) in x.iter().zip(&y).zip(&truths) {
                 let distance = distance(y, truth);
-                let near = (f64::from(y) - truth).abs() <= absolute;
+                let near = (f64::from(y) - truth).abs() <= slack;
                 if !near && distance > worst.0 {
                     *worst = (distance, x);
                 }
@@ -95,10 +97,11 @@ fn check(step: u64) {
     let threads = thread::available_parallelism().map_or(1, |n| n.get()) as u64;
     let count = (1 << 32) / step / threads;
     let mut failures = Vec::new();
-    for bounds @ (activation, bound, _) in BOUNDS {
+    for (activation, bound) in BOUNDS {
         let parts: Vec<Vec<Worst>> = thread::scope(|scope| {
             let isas = &isas;
-            let part = |i| scope.spawn(move || worst(bounds, isas, i * count * step, step, count));
+            let part =
+                |i| scope.spawn(move || worst(activation, isas, i * count * step, step, count));
             let parts: Vec<_> = (0..threads).map(part).collect();
             parts.into_iter().map(|part| part.join().unwrap()).collect()
         });
@@ -132,7 +135,7 @@ fn a_few() {
 fn limits() {
     let far = [20.0, 110.0, 1e4, 1e30, f32::MAX, f32::INFINITY];
     for isa in isas() {
-        for (activation, ..) in BOUNDS {
+        for (activation, _) in BOUNDS {
             let x: Vec<f32> =
                 far.iter().flat_map(|&x| [x, -10.0 * x]).chain([f32::NAN, 0.0]).collect();
             let weights = vec![1.0; x.len()];

@@ -17,10 +17,10 @@ use crate::simd::{Lanes, Several};
 ///
 /// | `Exp` | `Sigmoid` | `Silu` | `Gelu` | `GeluTanh` |
 /// |---|---|---|---|---|
-/// | 1.25 | 2.5 | 3 | 4, or 2e-13 in absolute terms | 3.25 |
+/// | 1.25 | 2.5 | 3 | 4 | 3.25 |
 ///
-/// Far below zero, where `Gelu` lies between 0 and -8e-7, it is the second that may hold:
-/// from tables (on AVX-512) it is 0 where others still give -1e-13.
+/// On AVX-512, where it comes from tables, `Gelu` may be off by more below -5, where it lies
+/// between 0 and -1.5e-6, but then by no more than 2e-13 in absolute terms.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Activation {
