@@ -20,6 +20,7 @@ use mbconv::{
 };
 use mbconv_peers::{Case, Engine, Result, Unsupported, serve, threads};
 use pool::Pool;
+use pulp::{Arch, Simd, WithSimd};
 
 enum Plan {
     Pointwise(PointwisePlan),
@@ -228,23 +229,37 @@ impl Engine for Mbconv {
 
 /// The best GB/s of reading `bytes` over and over on one thread.
 fn read(bytes: usize, passes: usize) -> f64 {
-    // As many as the baseline's vector registers hold at once.
-    const LANES: usize = 32;
     let data = vec![1.0f32; bytes / size_of::<f32>()];
+    let arch = Arch::new();
     let pass = || {
         let start = Instant::now();
         for _ in 0..passes {
-            let mut sums = [0.0f32; LANES];
-            for chunk in black_box(&data).as_chunks::<LANES>().0 {
-                for (sum, value) in sums.iter_mut().zip(chunk) {
-                    *sum += value;
-                }
-            }
-            black_box(sums);
+            black_box(arch.dispatch(Sum(black_box(&data))));
         }
         (bytes * passes) as f64 / start.elapsed().as_secs_f64() / 1e9
     };
     (0..3).map(|_| pass()).fold(0.0, f64::max)
+}
+
+/// The sum of some numbers, by the widest loads there are: narrower ones are slower than
+/// a second-level cache.
+struct Sum<'a>(&'a [f32]);
+
+impl WithSimd for Sum<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f32 {
+        const CHAINS: usize = 8;
+        let mut sums = [simd.splat_f32s(0.0); CHAINS];
+        for chunk in S::as_simd_f32s(self.0).0.as_chunks::<CHAINS>().0 {
+            for (sum, &value) in sums.iter_mut().zip(chunk) {
+                *sum = simd.add_f32s(*sum, value);
+            }
+        }
+        let sum = sums.into_iter().fold(simd.splat_f32s(0.0), |a, b| simd.add_f32s(a, b));
+        simd.reduce_sum_f32s(sum)
+    }
 }
 
 fn main() -> std::io::Result<()> {
