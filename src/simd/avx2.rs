@@ -196,6 +196,27 @@ unsafe impl Lanes for Avx2 {
         let pairs = self.avx._mm256_castps_pd(mixed);
         self.avx._mm256_castpd_ps(self.avx2._mm256_permute4x64_pd::<0b11_01_10_00>(pairs))
     }
+    #[inline(always)]
+    fn parts(self, low: __m256, high: __m256) -> [__m256; 2] {
+        let even = self.avx._mm256_shuffle_ps::<0b10_00_10_00>(low, high);
+        let odd = self.avx._mm256_shuffle_ps::<0b11_01_11_01>(low, high);
+        [even, odd].map(|mixed| {
+            let pairs = self.avx._mm256_castps_pd(mixed);
+            self.avx._mm256_castpd_ps(self.avx2._mm256_permute4x64_pd::<0b11_01_10_00>(pairs))
+        })
+    }
+    #[inline(always)]
+    fn shift_up(self, first: f32, x: __m256) -> __m256 {
+        let below = self.avx._mm256_permute2f128_ps::<0x20>(self.splat(first), x);
+        let [x, below] = [x, below].map(|x| self.avx._mm256_castps_si256(x));
+        self.avx._mm256_castsi256_ps(self.avx2._mm256_alignr_epi8::<12>(x, below))
+    }
+    #[inline(always)]
+    fn shift_down(self, x: __m256, last: f32) -> __m256 {
+        let above = self.avx._mm256_permute2f128_ps::<0x21>(x, self.splat(last));
+        let [x, above] = [x, above].map(|x| self.avx._mm256_castps_si256(x));
+        self.avx._mm256_castsi256_ps(self.avx2._mm256_alignr_epi8::<4>(above, x))
+    }
 
     #[inline(always)]
     unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {

@@ -46,6 +46,7 @@ unsafe impl Lanes for Avx512 {
     const LAST_STEPS: usize = 3;
     const SPLATS_TWO: bool = true;
     const LOOKS_UP: bool = true;
+    const SHIFTS: bool = true;
     const MASKS_ARE_FREE: bool = true;
     const BLOCK: usize = 8;
     const WIDE_BLOCK: usize = 16;
@@ -182,6 +183,29 @@ unsafe impl Lanes for Avx512 {
             .avx512f
             ._mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
         self.avx512f._mm512_permutex2var_ps(low, lanes, high)
+    }
+
+    #[inline(always)]
+    fn parts(self, low: __m512, high: __m512) -> [__m512; 2] {
+        let even = self
+            .avx512f
+            ._mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        let odd = self
+            .avx512f
+            ._mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+        [even, odd].map(|lanes| self.avx512f._mm512_permutex2var_ps(low, lanes, high))
+    }
+    #[inline(always)]
+    fn shift_up(self, first: f32, x: __m512) -> __m512 {
+        let avx512 = self.avx512f;
+        let [first, x] = [self.splat(first), x].map(|x| avx512._mm512_castps_si512(x));
+        avx512._mm512_castsi512_ps(avx512._mm512_alignr_epi32::<15>(x, first))
+    }
+    #[inline(always)]
+    fn shift_down(self, x: __m512, last: f32) -> __m512 {
+        let avx512 = self.avx512f;
+        let [x, last] = [x, self.splat(last)].map(|x| avx512._mm512_castps_si512(x));
+        avx512._mm512_castsi512_ps(avx512._mm512_alignr_epi32::<1>(last, x))
     }
 
     #[inline(always)]

@@ -143,6 +143,7 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
     const STEPS_APART: bool = S::STEPS_APART;
     const LAST_STEPS: usize = S::LAST_STEPS;
     const LOOKS_UP: bool = S::LOOKS_UP;
+    const SHIFTS: bool = S::SHIFTS;
     const MASKS_ARE_FREE: bool = S::MASKS_ARE_FREE;
     const BLOCK: usize = S::BLOCK;
     const WIDE_BLOCK: usize = S::WIDE_BLOCK;
@@ -177,6 +178,19 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
     #[inline(always)]
     fn join(self, low: S::V, high: S::V, n: usize) -> S::V {
         self.s.join(low, high, n)
+    }
+
+    #[inline(always)]
+    fn parts(self, low: S::V, high: S::V) -> [S::V; 2] {
+        self.s.parts(low, high)
+    }
+    #[inline(always)]
+    fn shift_up(self, first: f32, x: S::V) -> S::V {
+        self.s.shift_up(first, x)
+    }
+    #[inline(always)]
+    fn shift_down(self, x: S::V, last: f32) -> S::V {
+        self.s.shift_down(x, last)
     }
 
     #[inline(always)]

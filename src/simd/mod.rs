@@ -109,6 +109,9 @@ pub(crate) unsafe trait Lanes: Copy {
     const SPLATS_TWO: bool = false;
     /// Whether [`lookup`](Self::lookup) is an instruction.
     const LOOKS_UP: bool = false;
+    /// Whether to [shift](Self::shift_up) costs less than a load that straddles two cache
+    /// lines.
+    const SHIFTS: bool = false;
     /// Whether a masked multiply-add costs no more than any other.
     const MASKS_ARE_FREE: bool = false;
     /// Rows and columns of the blocks that [`transpose`](Self::transpose) takes, at
@@ -287,6 +290,14 @@ pub(crate) unsafe trait Lanes: Copy {
     /// The even lanes of `low`, then the odd lanes of `high`: every other f32, where
     /// `high` ends with the last of them.
     fn even(self, low: Self::V, high: Self::V) -> Self::V;
+
+    /// The even lanes of both, and the odd ones.
+    fn parts(self, low: Self::V, high: Self::V) -> [Self::V; 2];
+
+    /// `first`, then `x` without its last lane.
+    fn shift_up(self, first: f32, x: Self::V) -> Self::V;
+    /// `x` without its first lane, then `last`.
+    fn shift_down(self, x: Self::V, last: f32) -> Self::V;
 
     /// `to[c * to_row + r] = from[r * from_row + c]` for `BLOCK` rows and columns.
     ///

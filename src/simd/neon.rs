@@ -190,6 +190,21 @@ unsafe impl Lanes for Neon {
         // SAFETY: NEON is enabled.
         unsafe { vuzp1q_f32(low, vextq_f32::<1>(high, high)) }
     }
+    #[inline(always)]
+    fn parts(self, low: float32x4_t, high: float32x4_t) -> [float32x4_t; 2] {
+        // SAFETY: NEON is enabled.
+        unsafe { [vuzp1q_f32(low, high), vuzp2q_f32(low, high)] }
+    }
+    #[inline(always)]
+    fn shift_up(self, first: f32, x: float32x4_t) -> float32x4_t {
+        // SAFETY: NEON is enabled.
+        unsafe { vextq_f32::<3>(vdupq_n_f32(first), x) }
+    }
+    #[inline(always)]
+    fn shift_down(self, x: float32x4_t, last: f32) -> float32x4_t {
+        // SAFETY: NEON is enabled.
+        unsafe { vextq_f32::<1>(x, vdupq_n_f32(last)) }
+    }
 
     #[inline(always)]
     unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {

@@ -143,6 +143,22 @@ unsafe impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn parts(self, low: f32x4, high: f32x4) -> [f32x4; 2] {
+        let ([a, b, c, d], [e, f, g, h]) = (low.to_array(), high.to_array());
+        [f32x4::new([a, c, e, g]), f32x4::new([b, d, f, h])]
+    }
+    #[inline(always)]
+    fn shift_up(self, first: f32, x: f32x4) -> f32x4 {
+        let [a, b, c, _] = x.to_array();
+        f32x4::new([first, a, b, c])
+    }
+    #[inline(always)]
+    fn shift_down(self, x: f32x4, last: f32) -> f32x4 {
+        let [_, b, c, d] = x.to_array();
+        f32x4::new([b, c, d, last])
+    }
+
+    #[inline(always)]
     unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
         // SAFETY: rows and columns below 4.
         unsafe {

@@ -116,6 +116,19 @@ struct Column<S: Lanes> {
     /// Whether it is a whole vector with all taps inside the image.
     whole: bool,
     taps: [Tap<S>; WIDEST],
+    middle: Middle<S>,
+}
+
+/// What a line's vectors are made of where they are shifted: all that its middle tap
+/// meets, and what is to the left and to the right of that.
+#[derive(Clone, Copy)]
+struct Middle<S: Lanes> {
+    /// Where the vectors begin in the row: before it if need be.
+    start: usize,
+    /// The lanes inside the image; of a second vector with stride 2.
+    read: [S::Mask; 2],
+    /// Two columns inside the image: the neighbours, where they are.
+    beside: [usize; 2],
 }
 
 /// What a tap column meets.
@@ -133,7 +146,8 @@ impl<S: Lanes> Column<S> {
     fn none(s: S) -> Self {
         let no = s.mask(|_| false);
         let taps = [Tap { inside: no, all: false, read: [no; 2] }; WIDEST];
-        Self { column: 0, lanes: 0, whole: false, taps }
+        let middle = Middle { start: 0, read: [no; 2], beside: [0; 2] };
+        Self { column: 0, lanes: 0, whole: false, taps, middle }
     }
 
     #[inline(always)]
@@ -159,6 +173,9 @@ impl<S: Lanes> Column<S> {
         };
         let whole = K > 0 && lanes == S::LANES && (0..K).all(|kx| span(kx) == (0..lanes));
         let mut new = Self { column, lanes, whole, ..Self::none(s) };
+        if const { shifts::<S>(K) } {
+            new.middle = Middle::new::<ST>(s, window, column);
+        }
         if !whole {
             for (kx, at) in new.taps.iter_mut().enumerate().take(K) {
                 *at = tap(kx);
@@ -166,6 +183,49 @@ impl<S: Lanes> Column<S> {
         }
         new
     }
+}
+
+impl<S: Lanes> Middle<S> {
+    #[inline(always)]
+    fn new<const ST: usize>(s: S, window: &Placed, column: usize) -> Self {
+        let Placed { before, input, .. } = window;
+        let start = column * ST + 1;
+        let inside = |i: usize| (before[1]..before[1] + input.width).contains(&(start + i));
+        let read = [0, S::LANES].map(|first| s.mask(|lane| inside(first + lane)));
+        let beside = [start - 1, start + S::LANES * ST];
+        let beside = beside.map(|i| i.saturating_sub(before[1]).min(input.width - 1));
+        Self { start: start.wrapping_sub(before[1]), read, beside }
+    }
+
+    /// What the three taps meet in a row of the image; with `EDGE` anything in lanes
+    /// outside.
+    ///
+    /// # Safety
+    /// The row is valid for reading.
+    #[inline(always)]
+    unsafe fn taps<const ST: usize, const EDGE: bool>(&self, s: S, row: *const f32) -> [S::V; 3] {
+        // SAFETY: the columns inside the image.
+        unsafe {
+            let load = |i: usize| {
+                let p = row.wrapping_add(self.start + i * S::LANES);
+                if EDGE { s.load_masked(p, self.read[i]) } else { s.load(p) }
+            };
+            let [left, right] = self.beside.map(|i| s.read(row.add(i)));
+            if ST == 1 {
+                let x = load(0);
+                [s.shift_up(left, x), x, s.shift_down(x, right)]
+            } else {
+                let [even, odd] = s.parts(load(0), load(1));
+                [s.shift_up(left, odd), even, odd]
+            }
+        }
+    }
+}
+
+/// Whether what the taps of a `k` x `k` window meet is shifted in registers rather than
+/// loaded for each.
+const fn shifts<S: Lanes>(k: usize) -> bool {
+    S::SHIFTS && k == 3
 }
 
 /// The lanes whose column for tap column `kx` is inside the image.
@@ -267,10 +327,12 @@ impl<S: Lanes> Plane<'_, S> {
         let top = row * ST;
         let inside = before[0].saturating_sub(top)..(input.height + before[0]).saturating_sub(top);
         let step = self.args.input_row;
-        let first = top.wrapping_sub(before[0]).wrapping_mul(step).wrapping_add(left);
-        let first = self.input.wrapping_add(first);
+        let first = top.wrapping_sub(before[0]).wrapping_mul(step);
+        let left = if const { shifts::<S>(K) } { 0 } else { left };
+        let first = self.input.wrapping_add(first).wrapping_add(left);
         // A copy, since the compiler cannot know that no store changes it.
         let taps: [Tap<S>; K] = core::array::from_fn(|kx| column.taps[kx]);
+        let middle = column.middle;
         // Spelled out, since loops of this size do not always unroll.
         macro_rules! lines {
             ($($line:literal)*) => {$(
@@ -278,7 +340,7 @@ impl<S: Lanes> Plane<'_, S> {
                     let line = first.wrapping_add($line * step);
                     // SAFETY: the row is inside.
                     unsafe {
-                        self.line::<K, ST, EDGE, R, $line>(s, line, &taps, weights, acc);
+                        self.line::<K, ST, EDGE, R, $line>(s, line, &taps, &middle, weights, acc);
                     }
                 }
             )*};
@@ -300,16 +362,23 @@ impl<S: Lanes> Plane<'_, S> {
         s: S,
         line: *const f32,
         taps: &[Tap<S>; K],
+        middle: &Middle<S>,
         weights: &[[S::V; K]; K],
         acc: &mut [S::V; R],
     ) {
+        let shifted = match const { shifts::<S>(K) } {
+            // SAFETY: a row inside the image.
+            true => unsafe { middle.taps::<ST, EDGE>(s, line) },
+            false => [s.splat(0.0); 3],
+        };
         macro_rules! taps {
             ($($kx:literal)*) => {$(
                 if const { $kx < K } {
                     let tap = &taps[$kx];
                     // SAFETY: all columns or those in the masks are inside.
-                    let x = unsafe {
-                        load::<S, ST, EDGE>(s, line.wrapping_add($kx), tap)
+                    let x = match const { shifts::<S>(K) } {
+                        true => shifted[$kx % 3],
+                        false => unsafe { load::<S, ST, EDGE>(s, line.wrapping_add($kx), tap) },
                     };
                     // One mask where both are the same.
                     let inside = if ST == 1 { tap.read[0] } else { tap.inside };
