@@ -82,7 +82,12 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize>(
                 }
                 let strip = &strip[..(right - left).div_ceil(S::LANES)];
                 for channel in channels.clone() {
-                    let input = channel / args.packed.multiplier * args.input_plane;
+                    // To divide takes as long as a row.
+                    let input = match args.packed.multiplier {
+                        1 => channel,
+                        multiplier => channel / multiplier,
+                    };
+                    let input = input * args.input_plane;
                     let plane = Plane {
                         args,
                         input: args.input.wrapping_add(input),
@@ -408,29 +413,40 @@ impl<S: Lanes> Plane<'_, S> {
     /// come: to store a part of one takes AMD's cores ten times as long.
     #[inline(always)]
     unsafe fn finish<const R: usize>(&self, s: S, row: usize, column: &Column<S>, acc: &[S::V; R]) {
-        let at =
-            (row - self.rows.start) * self.args.output_row + column.column - self.strip[0].column;
+        // Read here: each store might change them, as far as the compiler knows.
+        let Args { output_row, finish, .. } = *self.args;
+        let lanes = column.lanes;
+        let at = (row - self.rows.start) * output_row + column.column - self.strip[0].column;
+        let output = self.output.wrapping_add(at);
+        // Where the last whole vector may begin.
+        let last = match lanes == S::LANES {
+            true => usize::MAX,
+            false => self.dense.wrapping_sub(S::LANES + at),
+        };
+        let some = lanes == S::LANES || self.dense >= S::LANES + at;
         let mut rows = [[s.splat(0.0)]; R];
         for (row, &x) in rows.iter_mut().zip(acc) {
             row[0] = x;
         }
-        self.args.finish.each(s, &rows, |r, [x]| {
-            let p = self.output.wrapping_add(at + r * self.args.output_row);
+        finish.each(s, &rows, |r, [x]| {
+            let p = output.wrapping_add(r * output_row);
             // SAFETY: the lanes of a row.
             unsafe {
-                let whole = column.lanes == S::LANES
-                    || at + r * self.args.output_row + S::LANES <= self.dense;
-                if whole { s.store(p, x) } else { s.store_first(p, x, column.lanes) }
+                if some && r * output_row <= last {
+                    s.store(p, x)
+                } else {
+                    s.store_first(p, x, lanes)
+                }
             }
         });
         if let Finish::Apply(_) = self.args.finish {
             let stored = Stored {
-                output: self.output.wrapping_add(at),
-                row: self.args.output_row,
+                output,
+                row: output_row,
                 vector: S::LANES,
                 pixels: R,
                 vectors: 1,
-                last_lanes: column.lanes,
+                last_lanes: lanes,
                 residual: Addend::NONE,
             };
             // SAFETY: the tile just written.
