@@ -178,7 +178,7 @@ impl<S: Lanes> Column<S> {
         };
         let whole = K > 0 && lanes == S::LANES && (0..K).all(|kx| span(kx) == (0..lanes));
         let mut new = Self { column, lanes, whole, ..Self::none(s) };
-        if const { shifts::<S>(K) } {
+        if const { shifts::<S>(K, ST) } {
             new.middle = Middle::new::<ST>(s, window, column);
         }
         if !whole {
@@ -228,9 +228,9 @@ impl<S: Lanes> Middle<S> {
 }
 
 /// Whether what the taps of a `k` x `k` window meet is shifted in registers rather than
-/// loaded for each.
-const fn shifts<S: Lanes>(k: usize) -> bool {
-    S::SHIFTS && k == 3
+/// loaded for each: with stride 2 each load is two, and turned besides.
+const fn shifts<S: Lanes>(k: usize, stride: usize) -> bool {
+    k == 3 && (stride == 2 || S::SHIFTS)
 }
 
 /// The lanes whose column for tap column `kx` is inside the image.
@@ -333,7 +333,7 @@ impl<S: Lanes> Plane<'_, S> {
         let inside = before[0].saturating_sub(top)..(input.height + before[0]).saturating_sub(top);
         let step = self.args.input_row;
         let first = top.wrapping_sub(before[0]).wrapping_mul(step);
-        let left = if const { shifts::<S>(K) } { 0 } else { left };
+        let left = if const { shifts::<S>(K, ST) } { 0 } else { left };
         let first = self.input.wrapping_add(first).wrapping_add(left);
         // A copy, since the compiler cannot know that no store changes it.
         let taps: [Tap<S>; K] = core::array::from_fn(|kx| column.taps[kx]);
@@ -371,7 +371,7 @@ impl<S: Lanes> Plane<'_, S> {
         weights: &[[S::V; K]; K],
         acc: &mut [S::V; R],
     ) {
-        let shifted = match const { shifts::<S>(K) } {
+        let shifted = match const { shifts::<S>(K, ST) } {
             // SAFETY: a row inside the image.
             true => unsafe { middle.taps::<ST, EDGE>(s, line) },
             false => [s.splat(0.0); 3],
@@ -381,7 +381,7 @@ impl<S: Lanes> Plane<'_, S> {
                 if const { $kx < K } {
                     let tap = &taps[$kx];
                     // SAFETY: all columns or those in the masks are inside.
-                    let x = match const { shifts::<S>(K) } {
+                    let x = match const { shifts::<S>(K, ST) } {
                         true => shifted[$kx % 3],
                         false => unsafe { load::<S, ST, EDGE>(s, line.wrapping_add($kx), tap) },
                     };
