@@ -226,21 +226,55 @@ fn large_layers_in_every_layout() {
         let window = Window { kernel: [kernel; 2], stride: [stride; 2], dilation: [1, 1], padding };
         let layer = DepthwiseLayer::new(random, data, [c, 1], window, Activation::Relu6);
         let x = data.tensor(3, shape.elements(c).unwrap());
-        for isa in isas() {
-            let op = Depthwise::with_isa(&layer.params(), isa).unwrap();
-            let plan = op.plan(shape).unwrap();
-            let mut expected = vec![f32::NAN; plan.output_len()];
-            plan.run(&x, &mut expected).unwrap();
-            let after = plan.output_shape();
-            for (input, output) in &pairs {
-                let options = input.input(PlanOptions::new(), shape, c);
-                let options = output.output(options, after, c);
-                let plan = op.plan_with(shape, &options).unwrap();
-                let mut y = output.empty(after, c);
-                plan.run(&input.place(shape, c, &x), &mut y).unwrap();
-                let context = format!("{} {input:?} {output:?}", plan.kernel_name());
-                check_bits(&context, &expected, &output.collect(&context, after, c, &y));
+        depthwise_in_every_layout(&layer, shape, &x, &pairs, 1);
+    }
+}
+
+/// Planes whose rows go two to a vector, whole ones and others.
+#[test]
+fn planes_of_short_rows() {
+    let random = &mut Random::new(13);
+    let planar = Placement { layout: Layout::Nchw, slack: None };
+    let sizes = (6..=9).flat_map(|height| (1..=9).map(move |width| (height, width)));
+    for (i, (height, width)) in sizes.enumerate() {
+        for data in Data::ALL {
+            let c = [1, 5, 16, 21, 40][(i + data as usize) % 5];
+            let shape = Shape::new(1 + i % 2, height, width);
+            let padding = Padding::uniform(1);
+            let window = Window { kernel: [3; 2], stride: [1; 2], dilation: [1; 2], padding };
+            let activation = [Activation::Identity, Activation::Relu6, Activation::Gelu][i % 3];
+            let layer = DepthwiseLayer::new(random, data, [c, 1 + i % 2], window, activation);
+            let x = data.tensor(7, shape.elements(c).unwrap());
+            for threads in [1, 3] {
+                depthwise_in_every_layout(&layer, shape, &x, &[(planar, planar)], threads);
             }
+        }
+    }
+}
+
+/// Holds a layer in each of these places against dense NHWC.
+fn depthwise_in_every_layout(
+    layer: &DepthwiseLayer,
+    shape: Shape,
+    x: &[f32],
+    pairs: &[(Placement, Placement)],
+    threads: usize,
+) {
+    let (c, outputs) = (layer.channels, layer.channels * layer.multiplier);
+    for isa in isas() {
+        let op = Depthwise::with_isa(&layer.params(), isa).unwrap();
+        let plan = op.plan(shape).unwrap();
+        let mut expected = vec![f32::NAN; plan.output_len()];
+        plan.run(x, &mut expected).unwrap();
+        let after = plan.output_shape();
+        for (input, output) in pairs {
+            let options = input.input(PlanOptions::new().threads(threads), shape, c);
+            let options = output.output(options, after, outputs);
+            let plan = op.plan_with(shape, &options).unwrap();
+            let mut y = output.empty(after, outputs);
+            plan.run(&input.place(shape, c, x), &mut y).unwrap();
+            let context = format!("{} {input:?} {output:?} {shape:?}", plan.kernel_name());
+            check_bits(&context, &expected, &output.collect(&context, after, outputs, &y));
         }
     }
 }

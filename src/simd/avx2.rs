@@ -206,14 +206,14 @@ unsafe impl Lanes for Avx2 {
         })
     }
     #[inline(always)]
-    fn shift_up(self, first: f32, x: __m256) -> __m256 {
-        let below = self.avx._mm256_permute2f128_ps::<0x20>(self.splat(first), x);
+    fn shift_up(self, before: __m256, x: __m256) -> __m256 {
+        let below = self.avx._mm256_permute2f128_ps::<0x21>(before, x);
         let [x, below] = [x, below].map(|x| self.avx._mm256_castps_si256(x));
         self.avx._mm256_castsi256_ps(self.avx2._mm256_alignr_epi8::<12>(x, below))
     }
     #[inline(always)]
-    fn shift_down(self, x: __m256, last: f32) -> __m256 {
-        let above = self.avx._mm256_permute2f128_ps::<0x21>(x, self.splat(last));
+    fn shift_down(self, x: __m256, after: __m256) -> __m256 {
+        let above = self.avx._mm256_permute2f128_ps::<0x21>(x, after);
         let [x, above] = [x, above].map(|x| self.avx._mm256_castps_si256(x));
         self.avx._mm256_castsi256_ps(self.avx2._mm256_alignr_epi8::<4>(above, x))
     }

@@ -196,16 +196,25 @@ unsafe impl Lanes for Avx512 {
         [even, odd].map(|lanes| self.avx512f._mm512_permutex2var_ps(low, lanes, high))
     }
     #[inline(always)]
-    fn shift_up(self, first: f32, x: __m512) -> __m512 {
+    fn shift_up(self, before: __m512, x: __m512) -> __m512 {
         let avx512 = self.avx512f;
-        let [first, x] = [self.splat(first), x].map(|x| avx512._mm512_castps_si512(x));
-        avx512._mm512_castsi512_ps(avx512._mm512_alignr_epi32::<15>(x, first))
+        let [before, x] = [before, x].map(|x| avx512._mm512_castps_si512(x));
+        avx512._mm512_castsi512_ps(avx512._mm512_alignr_epi32::<15>(x, before))
     }
     #[inline(always)]
-    fn shift_down(self, x: __m512, last: f32) -> __m512 {
+    fn shift_down(self, x: __m512, after: __m512) -> __m512 {
         let avx512 = self.avx512f;
-        let [x, last] = [x, self.splat(last)].map(|x| avx512._mm512_castps_si512(x));
-        avx512._mm512_castsi512_ps(avx512._mm512_alignr_epi32::<1>(last, x))
+        let [x, after] = [x, after].map(|x| avx512._mm512_castps_si512(x));
+        avx512._mm512_castsi512_ps(avx512._mm512_alignr_epi32::<1>(after, x))
+    }
+    #[inline(always)]
+    fn splice(self, x: __m512, after: __m512, n: usize) -> __m512 {
+        let (avx512, n) = (self.avx512f, n as i32);
+        let lane = avx512._mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        let from_x = avx512._mm512_add_epi32(lane, avx512._mm512_set1_epi32(n));
+        let from_after = avx512._mm512_add_epi32(lane, avx512._mm512_set1_epi32(16 - n));
+        let lanes = avx512._mm512_mask_blend_epi32(Self::first(n as usize), from_after, from_x);
+        avx512._mm512_permutex2var_ps(x, lanes, after)
     }
 
     #[inline(always)]

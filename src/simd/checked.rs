@@ -174,6 +174,8 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
         shift_to_exponent(x);
         scale(x, n);
         even(low, high);
+        shift_up(before, x);
+        shift_down(x, after);
     }
     #[inline(always)]
     fn join(self, low: S::V, high: S::V, n: usize) -> S::V {
@@ -185,12 +187,8 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
         self.s.parts(low, high)
     }
     #[inline(always)]
-    fn shift_up(self, first: f32, x: S::V) -> S::V {
-        self.s.shift_up(first, x)
-    }
-    #[inline(always)]
-    fn shift_down(self, x: S::V, last: f32) -> S::V {
-        self.s.shift_down(x, last)
+    fn splice(self, x: S::V, after: S::V, n: usize) -> S::V {
+        self.s.splice(x, after, n)
     }
 
     #[inline(always)]

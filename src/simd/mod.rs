@@ -294,10 +294,19 @@ pub(crate) unsafe trait Lanes: Copy {
     /// The even lanes of both, and the odd ones.
     fn parts(self, low: Self::V, high: Self::V) -> [Self::V; 2];
 
-    /// `first`, then `x` without its last lane.
-    fn shift_up(self, first: f32, x: Self::V) -> Self::V;
-    /// `x` without its first lane, then `last`.
-    fn shift_down(self, x: Self::V, last: f32) -> Self::V;
+    /// The last lane of `before`, then `x` without its last lane.
+    fn shift_up(self, before: Self::V, x: Self::V) -> Self::V;
+    /// `x` without its first lane, then the first lane of `after`.
+    fn shift_down(self, x: Self::V, after: Self::V) -> Self::V;
+    /// The lanes of `x` from `n` on, `n` of them, then those of `after`; `n <= LANES / 2`.
+    #[inline(always)]
+    fn splice(self, x: Self::V, after: Self::V, n: usize) -> Self::V {
+        let (x, after) = (self.to_array(x), self.to_array(after));
+        let lane = |i: usize| if i < n { x[i + n] } else { after[i - n] };
+        let lanes: [f32; MAX_LANES] = core::array::from_fn(lane);
+        // SAFETY: the array holds at least `LANES`.
+        unsafe { self.load(lanes.as_ptr()) }
+    }
 
     /// `to[c * to_row + r] = from[r * from_row + c]` for `BLOCK` rows and columns.
     ///

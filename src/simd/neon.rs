@@ -196,14 +196,14 @@ unsafe impl Lanes for Neon {
         unsafe { [vuzp1q_f32(low, high), vuzp2q_f32(low, high)] }
     }
     #[inline(always)]
-    fn shift_up(self, first: f32, x: float32x4_t) -> float32x4_t {
+    fn shift_up(self, before: float32x4_t, x: float32x4_t) -> float32x4_t {
         // SAFETY: NEON is enabled.
-        unsafe { vextq_f32::<3>(vdupq_n_f32(first), x) }
+        unsafe { vextq_f32::<3>(before, x) }
     }
     #[inline(always)]
-    fn shift_down(self, x: float32x4_t, last: f32) -> float32x4_t {
+    fn shift_down(self, x: float32x4_t, after: float32x4_t) -> float32x4_t {
         // SAFETY: NEON is enabled.
-        unsafe { vextq_f32::<1>(x, vdupq_n_f32(last)) }
+        unsafe { vextq_f32::<1>(x, after) }
     }
 
     #[inline(always)]

@@ -148,13 +148,13 @@ unsafe impl Lanes for Portable {
         [f32x4::new([a, c, e, g]), f32x4::new([b, d, f, h])]
     }
     #[inline(always)]
-    fn shift_up(self, first: f32, x: f32x4) -> f32x4 {
-        let [a, b, c, _] = x.to_array();
+    fn shift_up(self, before: f32x4, x: f32x4) -> f32x4 {
+        let ([_, _, _, first], [a, b, c, _]) = (before.to_array(), x.to_array());
         f32x4::new([first, a, b, c])
     }
     #[inline(always)]
-    fn shift_down(self, x: f32x4, last: f32) -> f32x4 {
-        let [_, b, c, d] = x.to_array();
+    fn shift_down(self, x: f32x4, after: f32x4) -> f32x4 {
+        let ([_, b, c, d], [last, ..]) = (x.to_array(), after.to_array());
         f32x4::new([b, c, d, last])
     }
 

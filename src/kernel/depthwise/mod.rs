@@ -4,6 +4,7 @@
 //! own, which skip the rows and columns outside the image; the others know nothing
 //! of borders.
 
+mod pairs;
 mod planar;
 mod tile;
 mod turned;

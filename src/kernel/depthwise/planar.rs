@@ -7,6 +7,7 @@
 
 use core::ops::Range;
 
+use super::pairs;
 use crate::activation::Finish;
 use crate::kernel::activate::{Addend, Stored, activate};
 use crate::pack::{PackedDepthwise, Tail};
@@ -46,6 +47,15 @@ pub(crate) unsafe fn planes<S: Lanes>(
     columns: Range<usize>,
 ) {
     let window = args.window;
+    let dense = [args.input_row, args.output_row] == [window.output.width; 2];
+    if pairs::fits::<S>(window)
+        && dense
+        && rows == (0..window.output.height)
+        && columns == (0..window.output.width)
+    {
+        // SAFETY: passed on.
+        return unsafe { pairs::planes(s, args, channels) };
+    }
     let run = match (window.kernel, window.stride, window.dilation) {
         ([3, 3], [1, 1], [1, 1]) => run::<S, 3, 1>,
         ([3, 3], [2, 2], [1, 1]) => run::<S, 3, 2>,
@@ -212,10 +222,10 @@ impl<S: Lanes> Middle<S> {
         // SAFETY: the columns inside the image.
         unsafe {
             let load = |i: usize| {
-                let p = row.wrapping_add(self.start + i * S::LANES);
+                let p = row.wrapping_add(self.start).wrapping_add(i * S::LANES);
                 if EDGE { s.load_masked(p, self.read[i]) } else { s.load(p) }
             };
-            let [left, right] = self.beside.map(|i| s.read(row.add(i)));
+            let [left, right] = self.beside.map(|i| s.splat(s.read(row.add(i))));
             if ST == 1 {
                 let x = load(0);
                 [s.shift_up(left, x), x, s.shift_down(x, right)]

@@ -2,8 +2,9 @@
 
 use core::ops::Range;
 
-use super::{Args, Layer, planar, rows};
+use super::{Args, Layer, pairs, planar, rows};
 use crate::buffer::Local;
+use crate::kernel::parts::Axis;
 use crate::kernel::transpose::transpose;
 use crate::layout::View;
 use crate::pack::{PackedDepthwise, Tail};
@@ -42,7 +43,8 @@ impl Layer<'_> {
         let turned = self.input_view.is_planar()
             && multiplier == 1
             && channels >= S::LANES
-            && (!small || output.width <= narrow);
+            && (!small || output.width <= narrow)
+            && !self.by_pairs::<S>();
         let bands = |rows| {
             let ring = self.window.reach(0, rows);
             let largest = (ring * input.width).max(rows * output.width);
@@ -51,6 +53,15 @@ impl Layer<'_> {
         // The most rows that fit; none where not even one does.
         let mut fitting = (1..=output.height).rev().map(bands).filter(|bands| bands.vectors > 0);
         if turned { fitting.next() } else { None }
+    }
+
+    /// Whether two rows of planes go as one vector, out of planes and into planes.
+    fn by_pairs<S: Lanes>(&self) -> bool {
+        let Self { window, input_view, output_view, parts, .. } = self;
+        let dense = [input_view, output_view]
+            .iter()
+            .all(|view| view.is_planar() && view.row == window.output.width);
+        pairs::fits::<S>(window) && dense && (parts.tasks == 1 || parts.axis == Axis::Channels)
     }
 
     /// From planes, some vectors of channels at a time: a ring of input rows holds them
