@@ -118,9 +118,9 @@ impl Plane<'_> {
         // SAFETY: taps and bias of this channel.
         let splat = |p: *const f32| unsafe { s.splat(s.read(p)) };
         let mut w = [[s.splat(0.0); 3]; 3];
-        for ky in 0..3 {
-            for kx in 0..3 {
-                w[ky][kx] = splat(self.weights.wrapping_add((3 * ky + kx) * S::LANES));
+        for (ky, w) in w.iter_mut().enumerate() {
+            for (kx, w) in w.iter_mut().enumerate() {
+                *w = splat(self.weights.wrapping_add((3 * ky + kx) * S::LANES));
             }
         }
         let mut acc = [splat(self.bias); PAIRS];

@@ -390,9 +390,9 @@ impl<S: Lanes> Plane<'_, S> {
             ($($kx:literal)*) => {$(
                 if const { $kx < K } {
                     let tap = &taps[$kx];
-                    // SAFETY: all columns or those in the masks are inside.
                     let x = match const { shifts::<S>(K, ST) } {
                         true => shifted[$kx % 3],
+                        // SAFETY: all columns or those in the masks are inside.
                         false => unsafe { load::<S, ST, EDGE>(s, line.wrapping_add($kx), tap) },
                     };
                     // One mask where both are the same.
