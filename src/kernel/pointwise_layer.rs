@@ -381,10 +381,6 @@ unsafe fn gather_rows<S: Lanes, const NV: usize>(
             unsafe {
                 s.store(to, if v + 1 < NV { s.load(from) } else { s.load_masked(from, last) })
             }
-            if v + 1 < NV {
-                // The next vectors of a plane are too few to be expected.
-                s.prefetch(from.wrapping_add(NV * S::LANES));
-            }
         }
         (from, to) = (from.wrapping_add(from_row), to.wrapping_add(NV * S::LANES));
     }

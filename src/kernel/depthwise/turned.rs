@@ -35,10 +35,15 @@ impl Layer<'_> {
     /// they are. To turn them is faster but for 3x3 windows over rows that fill vectors:
     /// it is the same work for any window.
     pub(super) fn by_pixels<S: Lanes>(&self) -> Option<Bands> {
-        let Placed { kernel, dilation, input, output, .. } = *self.window;
+        let Placed { kernel, stride, dilation, input, output, .. } = *self.window;
         let PackedDepthwise { channels, multiplier, .. } = *self.packed;
-        // Masks are for rows that do not fill their vectors.
-        let narrow = if S::MASKS_ARE_FREE { S::LANES / 2 } else { 2 * S::LANES };
+        // Masks are for rows that do not fill their vectors. With a larger stride there are
+        // more inputs to turn.
+        let narrow = match (S::MASKS_ARE_FREE, stride) {
+            (true, _) => S::LANES / 2,
+            (false, [_, 1]) => 2 * S::LANES,
+            (false, _) => S::LANES,
+        };
         let small = kernel == [3, 3] && dilation == [1, 1];
         let turned = self.input_view.is_planar()
             && multiplier == 1
