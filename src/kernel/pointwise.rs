@@ -90,10 +90,10 @@ pub(crate) struct Args {
 /// a time: all at once they would keep the loads waiting.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead {
-    pub(crate) start: *const f32,
+    start: *const f32,
     /// From line to line, in f32.
-    pub(crate) step: usize,
-    pub(crate) lines: usize,
+    step: usize,
+    lines: usize,
 }
 
 impl Ahead {

@@ -292,13 +292,7 @@ impl Layer<'_> {
                 unsafe {
                     let from = self.input.add(start * x.pixel + k * x.channel);
                     let to = (buffer, width);
-                    let mut ahead = Ahead::NONE;
                     if x.is_planar() {
-                        ahead = Ahead {
-                            start: from.wrapping_add(width + last),
-                            step: x.channel,
-                            lines: depth,
-                        };
                         gather(s, (from, x.channel), buffer, [depth, panel.vectors], last_lanes);
                     } else {
                         if last_lanes < S::LANES {
@@ -317,7 +311,7 @@ impl Layer<'_> {
                         runs_before: 0,
                         a_run: 0,
                         b: buffer,
-                        ahead,
+                        ahead: Ahead::NONE,
                         c: self.output.add(offset),
                         c_row: y.channel,
                         c_vector: S::LANES,
