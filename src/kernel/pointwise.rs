@@ -91,22 +91,20 @@ pub(crate) struct Args {
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead {
     start: *const f32,
-    /// From line to line, in f32.
-    step: usize,
     lines: usize,
 }
 
 impl Ahead {
-    pub(crate) const NONE: Self = Self { start: core::ptr::null(), step: 0, lines: 0 };
+    pub(crate) const NONE: Self = Self { start: core::ptr::null(), lines: 0 };
 
-    /// Over and over a line that is there: a tile always asks.
+    /// Of weights that are there: a tile always asks.
     fn nothing(args: &Args) -> Self {
         Self { start: args.b, ..Self::NONE }
     }
 
     /// `len` f32 in one piece.
     pub(crate) fn piece(start: *const f32, len: usize) -> Self {
-        Self { start, step: LINE, lines: len.div_ceil(LINE) }
+        Self { start, lines: len.div_ceil(LINE) }
     }
 }
 
@@ -151,9 +149,9 @@ impl Cursor {
     /// The same without lines that have been asked for.
     #[inline(always)]
     fn asked(self, args: &Args, n: usize) -> Self {
-        let Ahead { start, step, lines } = self.ahead;
+        let Ahead { start, lines } = self.ahead;
         let ahead = if n < lines {
-            Ahead { start: start.wrapping_add(n * step), step, lines: lines - n }
+            Ahead { start: start.wrapping_add(n * LINE), lines: lines - n }
         } else {
             Ahead::nothing(args)
         };
@@ -365,7 +363,7 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
                 if step % 2 == 0 {
                     for _ in 0..const { lines_at_a_time::<S>(NV) } {
                         s.prefetch(ahead);
-                        ahead = ahead.wrapping_add(at.ahead.step);
+                        ahead = ahead.wrapping_add(LINE);
                     }
                 }
                 let a = a.add(step * K_STEP);
