@@ -411,3 +411,63 @@ pub(crate) unsafe trait Lanes: Copy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::Isa;
+
+    /// Holds what moves lanes against arrays.
+    struct Moves;
+
+    impl Kernel for Moves {
+        type Output = ();
+
+        fn run<S: Lanes>(self, s: S) {
+            let numbers = |first: f32| -> [f32; MAX_LANES] {
+                core::array::from_fn(|lane| first + lane as f32)
+            };
+            let (low, high) = (numbers(0.0), numbers(100.0));
+            // SAFETY: the arrays hold at least `LANES`.
+            let (x, y) = unsafe { (s.load(low.as_ptr()), s.load(high.as_ptr())) };
+            let both = |lane: usize| {
+                if lane < S::LANES { low[lane] } else { high[lane - S::LANES] }
+            };
+            let holds = |name: &str, v: S::V, lane: &dyn Fn(usize) -> f32| {
+                let v = s.to_array(v);
+                for (i, &x) in v[..S::LANES].iter().enumerate() {
+                    assert_eq!(x, lane(i), "{} {name}, lane {i}", S::NAME);
+                }
+            };
+            let half = S::LANES / 2;
+            let [even, odd] = s.parts(x, y);
+            holds("even", s.even(x, y), &|i| {
+                if i < half { low[2 * i] } else { high[2 * (i - half) + 1] }
+            });
+            holds("parts", even, &|i| both(2 * i));
+            holds("parts", odd, &|i| both(2 * i + 1));
+            holds("shift_up", s.shift_up(x, y), &|i| both(S::LANES - 1 + i));
+            holds("shift_down", s.shift_down(x, y), &|i| both(i + 1));
+            holds("swap_halves", s.swap_halves(x), &|i| low[(i + half) % S::LANES]);
+            for n in 1..=half {
+                holds("join", s.join(x, y, n), &|i| if i < n { low[i] } else { high[i] });
+                holds("splice", s.splice(x, y, n), &|i| {
+                    if i < n { low[i + n] } else { high[i - n] }
+                });
+            }
+            let table: [f32; TABLE] = core::array::from_fn(|i| (i * i) as f32);
+            let index: [f32; MAX_LANES] =
+                core::array::from_fn(|i| f32::from_bits((5 * i + 64) as u32));
+            // SAFETY: as above.
+            let found = s.lookup(&table, unsafe { s.load(index.as_ptr()) });
+            holds("lookup", found, &|i| table[5 * i % TABLE]);
+        }
+    }
+
+    #[test]
+    fn lanes_move_as_they_should() {
+        for isa in Isa::available() {
+            isa.dispatch(Moves);
+        }
+    }
+}
