@@ -86,9 +86,9 @@ pub(super) unsafe fn planes<S: Lanes>(s: S, args: &Args<'_>, channels: Range<usi
                         bias: bias.wrapping_add(i),
                         finish,
                     };
-                    // So many f32 from its output on are still to be computed.
-                    let left = if output_plane == size { channels.end - channel } else { 1 } * size;
-                    let alone = left < 2 * (PAIRS - 1) * width + S::LANES;
+                    // Planes from this one on that lie in one piece, all still to be computed.
+                    let planes = if output_plane == size { channels.end - channel } else { 1 };
+                    let alone = planes * size < 2 * (PAIRS - 1) * width + S::LANES;
                     // SAFETY: the channels are the caller's.
                     unsafe { plane.run(s, &lines, alone) }
                 }
@@ -172,7 +172,7 @@ impl Plane<'_> {
             // SAFETY: the lanes of a pair.
             self.finish.each(s, &rows, |r, [x]| unsafe { s.store_first(output(r), x, lanes(r)) });
         } else {
-            // SAFETY: so much is left.
+            // SAFETY: as many f32 are to be computed here.
             self.finish.each(s, &rows, |r, [x]| unsafe { s.store(output(r), x) });
         }
         if let Finish::Apply(_) = self.finish {
