@@ -5,7 +5,7 @@ use core::arch::aarch64::{
     vdupq_n_u32, vextq_f32, vfmaq_f32, vfmaq_laneq_f32, vget_high_f32, vget_low_f32, vld1q_f32,
     vld1q_lane_f32, vld1q_u32, vmaxq_f32, vminq_f32, vmulq_f32, vreinterpretq_f32_u32,
     vreinterpretq_u32_f32, vshlq_n_u32, vst1q_f32, vst1q_lane_f32, vsubq_f32, vtrn1q_f32,
-    vtrn2q_f32, vuzp1q_f32,
+    vtrn2q_f32, vuzp1q_f32, vuzp2q_f32,
 };
 
 use super::{K_STEP, Lanes, MAX_VECTORS};
