@@ -198,12 +198,12 @@ unsafe impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn parts(self, low: __m256, high: __m256) -> [__m256; 2] {
-        let even = self.avx._mm256_shuffle_ps::<0b10_00_10_00>(low, high);
-        let odd = self.avx._mm256_shuffle_ps::<0b11_01_11_01>(low, high);
-        [even, odd].map(|mixed| {
+        let in_order = |mixed: __m256| {
             let pairs = self.avx._mm256_castps_pd(mixed);
             self.avx._mm256_castpd_ps(self.avx2._mm256_permute4x64_pd::<0b11_01_10_00>(pairs))
-        })
+        };
+        let even = in_order(self.avx._mm256_shuffle_ps::<0b10_00_10_00>(low, high));
+        [even, in_order(self.avx._mm256_shuffle_ps::<0b11_01_11_01>(low, high))]
     }
     #[inline(always)]
     fn shift_up(self, before: __m256, x: __m256) -> __m256 {

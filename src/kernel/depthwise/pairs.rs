@@ -60,8 +60,13 @@ pub(super) unsafe fn planes<S: Lanes>(s: S, args: &Args<'_>, channels: Range<usi
             } = args;
             let [height, width] = [window.output.height, window.output.width];
             let size = height * width;
-            let lines = [[false, true], [true; 2], [true, 7 < height], [7 < height, false]];
-            let lines = lines.map(|rows| Line::new(s, width, rows));
+            let line = |rows| Line::new(s, width, rows);
+            let lines = [
+                line([false, true]),
+                line([true; 2]),
+                line([true, 7 < height]),
+                line([7 < height, false]),
+            ];
             let last_lanes = size - 2 * (PAIRS - 1) * width;
             let PackedDepthwise { channels: all, taps, multiplier, .. } = *packed;
             let mut channel = channels.start;

@@ -206,7 +206,7 @@ impl<S: Lanes> Middle<S> {
         let Placed { before, input, .. } = window;
         let start = column * ST + 1;
         let inside = |i: usize| (before[1]..before[1] + input.width).contains(&(start + i));
-        let read = [0, S::LANES].map(|first| s.mask(|lane| inside(first + lane)));
+        let read = [s.mask(inside), s.mask(|lane| inside(S::LANES + lane))];
         let beside = [start - 1, start + S::LANES * ST];
         let beside = beside.map(|i| i.saturating_sub(before[1]).min(input.width - 1));
         Self { start: start.wrapping_sub(before[1]), read, beside }
@@ -225,7 +225,8 @@ impl<S: Lanes> Middle<S> {
                 let p = row.wrapping_add(self.start).wrapping_add(i * S::LANES);
                 if EDGE { s.load_masked(p, self.read[i]) } else { s.load(p) }
             };
-            let [left, right] = self.beside.map(|i| s.splat(s.read(row.add(i))));
+            let beside = |i: usize| s.splat(s.read(row.add(self.beside[i])));
+            let (left, right) = (beside(0), beside(1));
             if ST == 1 {
                 let x = load(0);
                 [s.shift_up(left, x), x, s.shift_down(x, right)]
