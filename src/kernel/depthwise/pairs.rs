@@ -9,7 +9,6 @@ use core::ops::Range;
 use super::planar::Args;
 use crate::activation::Finish;
 use crate::kernel::activate::{Addend, Stored, activate};
-use crate::pack::{PackedDepthwise, Tail};
 use crate::shape::Placed;
 use crate::simd::Lanes;
 
@@ -55,9 +54,7 @@ pub(super) unsafe fn planes<S: Lanes>(s: S, args: &Args<'_>, channels: Range<usi
     s.enter(
         #[inline(always)]
         || {
-            let &Args {
-                window, packed, input, input_plane, output, output_plane, ref finish, ..
-            } = args;
+            let &Args { window, output, output_plane, ref finish, .. } = args;
             let [height, width] = [window.output.height, window.output.width];
             let size = height * width;
             let line = |rows| Line::new(s, width, rows);
@@ -68,22 +65,16 @@ pub(super) unsafe fn planes<S: Lanes>(s: S, args: &Args<'_>, channels: Range<usi
                 line([7 < height, false]),
             ];
             let last_lanes = size - 2 * (PAIRS - 1) * width;
-            let PackedDepthwise { channels: all, taps, multiplier, .. } = *packed;
             let mut channel = channels.start;
             while channel < channels.end {
-                let vector = channel / S::LANES;
-                let lane = channel - Tail::Overlap.channels(vector, all, S::LANES).start;
-                let weights = packed.weights.as_ptr().wrapping_add(vector * taps * S::LANES + lane);
-                let bias = packed.bias.as_ptr().wrapping_add(vector * S::LANES + lane);
+                let [weights, bias] = args.weights::<S>(channel);
                 // Of the same vector.
                 let count = (S::LANES - channel % S::LANES).min(channels.end - channel);
                 for i in 0..count {
                     let channel = channel + i;
-                    // To divide takes as long as a pair.
-                    let from = if multiplier == 1 { channel } else { channel / multiplier };
                     let to = (channel - channels.start) * output_plane;
                     let plane = Plane {
-                        input: input.wrapping_add(from * input_plane),
+                        input: args.plane(channel),
                         output: output.wrapping_add(to),
                         width,
                         last_lanes,
@@ -129,7 +120,7 @@ impl Plane<'_> {
             }
         }
         let mut acc = [splat(self.bias); PAIRS];
-        // SAFETY: the rows inside the image.
+        // SAFETY: the masks keep to rows inside the image.
         let load = |i: usize, read| unsafe {
             s.load_masked(self.input.wrapping_add(2 * i * self.width), read)
         };
@@ -177,7 +168,7 @@ impl Plane<'_> {
             // SAFETY: the lanes of a pair.
             self.finish.each(s, &rows, |r, [x]| unsafe { s.store_first(output(r), x, lanes(r)) });
         } else {
-            // SAFETY: as many f32 are to be computed here.
+            // SAFETY: the vectors end in planes that this call still has to compute.
             self.finish.each(s, &rows, |r, [x]| unsafe { s.store(output(r), x) });
         }
         if let Finish::Apply(_) = self.finish {

@@ -34,6 +34,31 @@ pub(crate) struct Args<'a> {
     pub(crate) finish: Finish,
 }
 
+impl Args<'_> {
+    /// The plane that an output channel is made of.
+    #[inline(always)]
+    pub(super) fn plane(&self, channel: usize) -> *const f32 {
+        // To divide takes as long as a row.
+        let channel = match self.packed.multiplier {
+            1 => channel,
+            multiplier => channel / multiplier,
+        };
+        self.input.wrapping_add(channel * self.input_plane)
+    }
+
+    /// A channel's first tap, which the others follow a vector apart, and its bias.
+    #[inline(always)]
+    pub(super) fn weights<S: Lanes>(&self, channel: usize) -> [*const f32; 2] {
+        let PackedDepthwise { channels, taps, ref weights, ref bias, .. } = *self.packed;
+        let vector = channel / S::LANES;
+        let lane = channel - Tail::Overlap.channels(vector, channels, S::LANES).start;
+        [
+            weights.as_ptr().wrapping_add(vector * taps * S::LANES + lane),
+            bias.as_ptr().wrapping_add(vector * S::LANES + lane),
+        ]
+    }
+}
+
 /// Computes the output rows `rows` and columns `columns` of the channels `channels`.
 ///
 /// # Safety
@@ -92,15 +117,9 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize>(
                 }
                 let strip = &strip[..(right - left).div_ceil(S::LANES)];
                 for channel in channels.clone() {
-                    // To divide takes as long as a row.
-                    let input = match args.packed.multiplier {
-                        1 => channel,
-                        multiplier => channel / multiplier,
-                    };
-                    let input = input * args.input_plane;
                     let plane = Plane {
                         args,
-                        input: args.input.wrapping_add(input),
+                        input: args.plane(channel),
                         output: args.output.wrapping_add(
                             (channel - channels.start) * args.output_plane + left - columns.start,
                         ),
@@ -219,7 +238,8 @@ impl<S: Lanes> Middle<S> {
     /// The row is valid for reading.
     #[inline(always)]
     unsafe fn taps<const ST: usize, const EDGE: bool>(&self, s: S, row: *const f32) -> [S::V; 3] {
-        // SAFETY: the columns inside the image.
+        // SAFETY: the masks, or the lack of an edge, keep the loads to columns inside the image,
+        // and so are those beside.
         unsafe {
             let load = |i: usize| {
                 let p = row.wrapping_add(self.start).wrapping_add(i * S::LANES);
@@ -270,11 +290,7 @@ struct Plane<'a, S: Lanes> {
 impl<S: Lanes> Plane<'_, S> {
     #[inline(always)]
     unsafe fn run<const K: usize, const ST: usize>(&self, s: S) {
-        let PackedDepthwise { channels, taps, ref weights, ref bias, .. } = *self.args.packed;
-        let vector = self.channel / S::LANES;
-        let lane = self.channel - Tail::Overlap.channels(vector, channels, S::LANES).start;
-        let packed = weights.as_ptr().wrapping_add(vector * taps * S::LANES + lane);
-        let bias = bias.as_ptr().wrapping_add(vector * S::LANES + lane);
+        let [packed, bias] = self.args.weights::<S>(self.channel);
         // SAFETY: taps and bias of this channel.
         let splat = |p: *const f32| unsafe { s.splat(s.read(p)) };
         let weights: [[S::V; K]; K] = core::array::from_fn(|ky| {
@@ -338,13 +354,16 @@ impl<S: Lanes> Plane<'_, S> {
         acc: &mut [S::V; R],
     ) {
         let Placed { before, input, .. } = *self.args.window;
-        let left = (column.column * ST).wrapping_sub(before[1]);
+        // Shifted vectors know where they begin.
+        let left = match const { shifts::<S>(K, ST) } {
+            true => 0,
+            false => (column.column * ST).wrapping_sub(before[1]),
+        };
         // The input rows inside the image, counted from that of the first tap.
         let top = row * ST;
         let inside = before[0].saturating_sub(top)..(input.height + before[0]).saturating_sub(top);
         let step = self.args.input_row;
         let first = top.wrapping_sub(before[0]).wrapping_mul(step);
-        let left = if const { shifts::<S>(K, ST) } { 0 } else { left };
         let first = self.input.wrapping_add(first).wrapping_add(left);
         // A copy, since the compiler cannot know that no store changes it.
         let taps: [Tap<S>; K] = core::array::from_fn(|kx| column.taps[kx]);
@@ -429,25 +448,20 @@ impl<S: Lanes> Plane<'_, S> {
         let lanes = column.lanes;
         let at = (row - self.rows.start) * output_row + column.column - self.strip[0].column;
         let output = self.output.wrapping_add(at);
-        // Where the last whole vector may begin.
-        let last = match lanes == S::LANES {
+        // Up to where whole vectors may begin.
+        let limit = match lanes == S::LANES {
             true => usize::MAX,
-            false => self.dense.wrapping_sub(S::LANES + at),
+            false => (self.dense + 1).saturating_sub(S::LANES + at),
         };
-        let some = lanes == S::LANES || self.dense >= S::LANES + at;
         let mut rows = [[s.splat(0.0)]; R];
         for (row, &x) in rows.iter_mut().zip(acc) {
             row[0] = x;
         }
         finish.each(s, &rows, |r, [x]| {
             let p = output.wrapping_add(r * output_row);
-            // SAFETY: the lanes of a row.
+            // SAFETY: the lanes of a row, or a vector that ends in rows still to come.
             unsafe {
-                if some && r * output_row <= last {
-                    s.store(p, x)
-                } else {
-                    s.store_first(p, x, lanes)
-                }
+                if r * output_row < limit { s.store(p, x) } else { s.store_first(p, x, lanes) }
             }
         });
         if let Finish::Apply(_) = self.args.finish {
