@@ -216,6 +216,8 @@ fn large_layers_in_every_layout() {
     for (shape, c, kernel, stride) in [
         (Shape::new(1, 9, 150), 19, 3, 1),
         (Shape::new(1, 9, 150), 19, 3, 2),
+        (Shape::new(1, 131, 130), 3, 3, 1),
+        (Shape::new(1, 131, 130), 17, 3, 2),
         (Shape::new(1, 12, 90), 5, 5, 2),
         (Shape::new(1, 12, 90), 33, 7, 1),
         (Shape::new(1, 30, 40), 37, 5, 1),
@@ -247,6 +249,34 @@ fn planes_of_short_rows() {
             let x = data.tensor(7, shape.elements(c).unwrap());
             for threads in [1, 3] {
                 depthwise_in_every_layout(&layer, shape, &x, &[(planar, planar)], threads);
+            }
+        }
+    }
+}
+
+/// Rows that are less than a vector, just one, some, and some with a rest, whose taps are
+/// outside the image on either side, on both or on none.
+#[test]
+fn planes_along_rows() {
+    let random = &mut Random::new(17);
+    let planar = Placement { layout: Layout::Nchw, slack: None };
+    let widths = (3..20).chain([24, 31, 32, 33, 47, 64, 129]);
+    let sides = [(1, 1), (0, 0), (2, 0), (0, 2), (2, 2), (0, 1)];
+    for (i, width) in widths.enumerate() {
+        for (j, (left, right)) in sides.into_iter().enumerate() {
+            let data = Data::ALL[(i + j) % Data::ALL.len()];
+            let padding = Padding::Explicit { top: j % 3, bottom: i % 3, left, right };
+            for stride in [1, 2] {
+                let window =
+                    Window { kernel: [3; 2], stride: [stride; 2], dilation: [1; 2], padding };
+                let activation =
+                    [Activation::Silu, Activation::Relu6, Activation::HardSwish][j % 3];
+                let layer = DepthwiseLayer::new(random, data, [18, 1], window, activation);
+                let shape = Shape::new(1, 5 + j, width);
+                let x = data.tensor(7, shape.elements(18).unwrap());
+                for threads in [1, 2] {
+                    depthwise_in_every_layout(&layer, shape, &x, &[(planar, planar)], threads);
+                }
             }
         }
     }

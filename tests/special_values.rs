@@ -82,17 +82,19 @@ fn activations() {
 #[test]
 fn padded_taps_contribute_nothing() {
     let shape = Shape::new(1, 4, 9);
-    for kernel in [3, 5, 7] {
+    for (kernel, last) in [(3, false), (3, true), (5, false), (7, true)] {
         for weight in [f32::NAN, f32::INFINITY] {
             for c in [1, 4, 8, 16, 19] {
-                // Only the corner tap, which in the first pixel is padding, is special.
+                // Only a corner tap, which in the first or last pixel is padding, is special.
                 let mut weights = vec![1.0; kernel * kernel * c];
-                weights[..c].fill(weight);
+                let corner = if last { weights.len() - c } else { 0 };
+                weights[corner..][..c].fill(weight);
                 let params = DepthwiseParams::new(c, [kernel; 2], &weights)
                     .padding(Padding::uniform(kernel / 2));
                 let x = vec![1.0; 36 * c];
                 let expected = reference::depthwise(&params, shape, &x).unwrap();
-                assert!(expected[0].is_finite());
+                let padded = if last { expected.len() - 1 } else { 0 };
+                assert!(expected[padded].is_finite());
                 let project = vec![1.0; c];
                 let expand: Vec<f32> =
                     (0..c * c).map(|i| f32::from(u8::from(i / c == i % c))).collect();

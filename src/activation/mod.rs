@@ -200,59 +200,88 @@ impl Activation {
     }
 }
 
+/// Work whose vectors are finished in registers.
+pub(crate) trait Finishing<S: Lanes> {
+    fn run(self, finish: impl Fn(S::V) -> S::V);
+}
+
 impl Finish {
-    /// Hands each row of a tile's sums to `f`, finished where that needs no memory, and
-    /// when the next one is too: a store should not wait. `Apply` comes after the store.
+    /// Runs `work` with what becomes of a sum where that needs no memory; `Apply` comes after
+    /// the store.
     #[inline(always)]
-    pub(crate) fn each<S: Lanes, const C: usize, const R: usize>(
-        self,
-        s: S,
-        sums: &[[S::V; C]; R],
-        mut f: impl FnMut(usize, [S::V; C]),
-    ) {
-        // Spelled out, since a loop of this size does not always unroll, and the array
-        // would stay in memory.
-        macro_rules! each {
-            ($x:ident => $y:expr) => { each!($x => $y, 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15) };
-            ($x:ident => $y:expr, $($r:literal)*) => {{
-                let mut row = sums[0];
-                for sum in &mut row {
-                    let $x = *sum;
-                    *sum = $y;
-                }
-                $(if const { $r < R } {
-                    let mut next = sums[$r];
-                    for sum in &mut next {
-                        let $x = *sum;
-                        *sum = $y;
-                    }
-                    f($r - 1, row);
-                    row = next;
-                })*
-                f(R - 1, row);
-            }};
-        }
+    pub(crate) fn in_registers<S: Lanes>(self, s: S, work: impl Finishing<S>) {
         match self {
+            Self::Keep | Self::Apply(_) => work.run(
+                #[inline(always)]
+                |x| x,
+            ),
             Self::Clamp([lo, hi]) => {
                 let (lo, hi) = (s.splat(lo), s.splat(hi));
-                each!(x => s.min(hi, s.max(lo, x)));
+                work.run(
+                    #[inline(always)]
+                    |x| s.min(hi, s.max(lo, x)),
+                );
             }
             // As in `apply_lanes`; spelled out, since it is part of every tile.
             Self::HardSwish => {
                 let (lo, three, six) = (s.splat(-3.0), s.splat(3.0), s.splat(6.0));
                 let sixth = s.splat(1.0 / 6.0);
-                each!(x => {
-                    let x = s.max(lo, x);
-                    let gate = s.min(six, s.add(x, three));
-                    s.mul(x, s.mul(gate, sixth))
-                });
-            }
-            Self::Keep | Self::Apply(_) => {
-                macro_rules! each {
-                    ($($r:literal)*) => {$( if const { $r < R } { f($r, sums[$r]); } )*};
-                }
-                each!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+                work.run(
+                    #[inline(always)]
+                    |x| {
+                        let x = s.max(lo, x);
+                        let gate = s.min(six, s.add(x, three));
+                        s.mul(x, s.mul(gate, sixth))
+                    },
+                );
             }
         }
+    }
+
+    /// Hands each row of a tile's sums to `f`, finished in registers, and when the next one is
+    /// too: a store should not wait.
+    #[inline(always)]
+    pub(crate) fn each<S: Lanes, const C: usize, const R: usize>(
+        self,
+        s: S,
+        sums: &[[S::V; C]; R],
+        f: impl FnMut(usize, [S::V; C]),
+    ) {
+        self.in_registers(s, Each { sums, f });
+    }
+}
+
+struct Each<'a, V, F, const C: usize, const R: usize> {
+    sums: &'a [[V; C]; R],
+    f: F,
+}
+
+impl<S: Lanes, F, const C: usize, const R: usize> Finishing<S> for Each<'_, S::V, F, C, R>
+where
+    F: FnMut(usize, [S::V; C]),
+{
+    #[inline(always)]
+    fn run(self, finish: impl Fn(S::V) -> S::V) {
+        let Self { sums, mut f } = self;
+        // Spelled out, since a loop of this size does not always unroll, and the array
+        // would stay in memory.
+        macro_rules! each {
+            ($($r:literal)*) => {
+                let mut row = sums[0];
+                for sum in &mut row {
+                    *sum = finish(*sum);
+                }
+                $(if const { $r < R } {
+                    let mut next = sums[$r];
+                    for sum in &mut next {
+                        *sum = finish(*sum);
+                    }
+                    f($r - 1, row);
+                    row = next;
+                })*
+                f(R - 1, row);
+            };
+        }
+        each!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
     }
 }

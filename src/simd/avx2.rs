@@ -180,9 +180,8 @@ unsafe impl Lanes for Avx2 {
         unsafe { self.avx._mm256_loadu_si256(lanes.as_ptr().cast()) }
     }
     #[inline(always)]
-    fn mul_add_masked(self, a: __m256, b: __m256, c: __m256, mask: __m256i) -> __m256 {
-        let mask = self.avx._mm256_castsi256_ps(mask);
-        self.avx._mm256_blendv_ps(c, self.mul_add(a, b, c), mask)
+    fn select(self, mask: __m256i, yes: __m256, no: __m256) -> __m256 {
+        self.avx._mm256_blendv_ps(no, yes, self.avx._mm256_castsi256_ps(mask))
     }
     #[inline(always)]
     unsafe fn load_masked(self, p: *const f32, mask: __m256i) -> __m256 {

@@ -46,8 +46,7 @@ unsafe impl Lanes for Avx512 {
     const LAST_STEPS: usize = 3;
     const SPLATS_TWO: bool = true;
     const LOOKS_UP: bool = true;
-    const SHIFTS: bool = true;
-    const MASKS_ARE_FREE: bool = true;
+    const SPLICES: bool = true;
     const BLOCK: usize = 8;
     const WIDE_BLOCK: usize = 16;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = [[2, 7], [2, 7], [2, 7], [2, 7], [2, 7]];
@@ -168,8 +167,8 @@ unsafe impl Lanes for Avx512 {
         (0..16).fold(0, |mask, i| mask | u16::from(lane(i)) << i)
     }
     #[inline(always)]
-    fn mul_add_masked(self, a: __m512, b: __m512, c: __m512, mask: u16) -> __m512 {
-        self.avx512f._mm512_mask3_fmadd_ps(a, b, c, mask)
+    fn select(self, mask: u16, yes: __m512, no: __m512) -> __m512 {
+        self.avx512f._mm512_mask_blend_ps(mask, no, yes)
     }
     #[inline(always)]
     unsafe fn load_masked(self, p: *const f32, mask: u16) -> __m512 {

@@ -143,8 +143,7 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
     const STEPS_APART: bool = S::STEPS_APART;
     const LAST_STEPS: usize = S::LAST_STEPS;
     const LOOKS_UP: bool = S::LOOKS_UP;
-    const SHIFTS: bool = S::SHIFTS;
-    const MASKS_ARE_FREE: bool = S::MASKS_ARE_FREE;
+    const SPLICES: bool = S::SPLICES;
     const BLOCK: usize = S::BLOCK;
     const WIDE_BLOCK: usize = S::WIDE_BLOCK;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = S::DEPTHWISE_TILES;
@@ -271,8 +270,8 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
         Mask { mask: self.s.mask(lane), lanes }
     }
     #[inline(always)]
-    fn mul_add_masked(self, a: S::V, b: S::V, c: S::V, mask: Self::Mask) -> S::V {
-        self.s.mul_add_masked(a, b, c, mask.mask)
+    fn select(self, mask: Self::Mask, yes: S::V, no: S::V) -> S::V {
+        self.s.select(mask.mask, yes, no)
     }
     #[inline(always)]
     unsafe fn load_masked(self, p: *const f32, mask: Self::Mask) -> S::V {

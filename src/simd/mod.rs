@@ -109,11 +109,8 @@ pub(crate) unsafe trait Lanes: Copy {
     const SPLATS_TWO: bool = false;
     /// Whether [`lookup`](Self::lookup) is an instruction.
     const LOOKS_UP: bool = false;
-    /// Whether to [shift](Self::shift_up) costs less than a load that straddles two cache
-    /// lines.
-    const SHIFTS: bool = false;
-    /// Whether a masked multiply-add costs no more than any other.
-    const MASKS_ARE_FREE: bool = false;
+    /// Whether [`splice`](Self::splice) is an instruction.
+    const SPLICES: bool = false;
     /// Rows and columns of the blocks that [`transpose`](Self::transpose) takes, at
     /// most `LANES`.
     const BLOCK: usize;
@@ -279,8 +276,8 @@ pub(crate) unsafe trait Lanes: Copy {
 
     /// The lanes for which `lane` is true. Not for inner loops.
     fn mask(self, lane: impl Fn(usize) -> bool) -> Self::Mask;
-    /// `a * b + c` in the lanes of `mask`, `c` in the others.
-    fn mul_add_masked(self, a: Self::V, b: Self::V, c: Self::V, mask: Self::Mask) -> Self::V;
+    /// `yes` in the lanes of `mask`, `no` in the others.
+    fn select(self, mask: Self::Mask, yes: Self::V, no: Self::V) -> Self::V;
     /// The other lanes are zero.
     ///
     /// # Safety

@@ -166,15 +166,9 @@ unsafe impl Lanes for Neon {
         Mask { lanes, bits: unsafe { vld1q_u32(bits.as_ptr()) } }
     }
     #[inline(always)]
-    fn mul_add_masked(
-        self,
-        a: float32x4_t,
-        b: float32x4_t,
-        c: float32x4_t,
-        mask: Mask,
-    ) -> float32x4_t {
+    fn select(self, mask: Mask, yes: float32x4_t, no: float32x4_t) -> float32x4_t {
         // SAFETY: NEON is enabled.
-        unsafe { vbslq_f32(mask.bits, self.mul_add(a, b, c), c) }
+        unsafe { vbslq_f32(mask.bits, yes, no) }
     }
     #[inline(always)]
     unsafe fn load_masked(self, p: *const f32, mask: Mask) -> float32x4_t {

@@ -125,9 +125,9 @@ unsafe impl Lanes for Portable {
         core::array::from_fn(lane)
     }
     #[inline(always)]
-    fn mul_add_masked(self, a: f32x4, b: f32x4, c: f32x4, mask: [bool; 4]) -> f32x4 {
-        let (sum, c) = (self.mul_add(a, b, c).to_array(), c.to_array());
-        f32x4::new(core::array::from_fn(|i| if mask[i] { sum[i] } else { c[i] }))
+    fn select(self, mask: [bool; 4], yes: f32x4, no: f32x4) -> f32x4 {
+        let (yes, no) = (yes.to_array(), no.to_array());
+        f32x4::new(core::array::from_fn(|i| if mask[i] { yes[i] } else { no[i] }))
     }
     #[inline(always)]
     unsafe fn load_masked(self, p: *const f32, mask: [bool; 4]) -> f32x4 {

@@ -20,7 +20,7 @@ pub(super) fn fits<S: Lanes>(window: &Placed) -> bool {
     let Placed { kernel, stride, dilation, before, input, output, .. } = *window;
     let small = 2 * output.width <= S::LANES && output.height.div_ceil(2) == PAIRS;
     let same = [input.height, input.width] == [output.height, output.width];
-    S::SHIFTS
+    S::SPLICES
         && small
         && same
         && [kernel, stride, dilation, before] == [[3; 2], [1; 2], [1; 2], [1; 2]]
@@ -134,11 +134,11 @@ impl Plane<'_> {
                 let x = $x;
                 let x = [s.shift_up(x, x), x, s.shift_down(x, x)];
                 $(for kx in 0..3 {
-                    let w = w[$i - 2 * $r][kx];
+                    let sum = s.mul_add(x[kx], w[$i - 2 * $r][kx], acc[$r]);
                     // What the lanes beside a pair and below a plane get is not stored.
                     acc[$r] = match kx == 1 && $i > 0 && $i < 2 * PAIRS {
-                        true => s.mul_add(x[kx], w, acc[$r]),
-                        false => s.mul_add_masked(x[kx], w, acc[$r], $taps.taps[kx]),
+                        true => sum,
+                        false => s.select($taps.taps[kx], sum, acc[$r]),
                     };
                 })*
             }};

@@ -1,14 +1,17 @@
 //! Depthwise convolution of planar images: vectors run along a row, the weights of
 //! a channel are broadcast.
 //!
-//! A tile is one vector of columns by up to seven rows of outputs, so that what is
-//! loaded of an input row meets several of them. Taps outside the image are left
-//! out lane by lane; sums take the taps row by row, from left to right.
+//! A vector of columns goes down the rows. The outputs that the window covers stay in
+//! registers, as do the weights of a small one, so that each input row is read once. Sums
+//! take the taps row by row, from left to right.
+//!
+//! A tap outside the image leaves a sum as it is, bit for bit: its weight is -0 there and
+//! what it reads +0, so that it adds -0.
 
 use core::ops::Range;
 
 use super::pairs;
-use crate::activation::Finish;
+use crate::activation::{Finish, Finishing};
 use crate::kernel::activate::{Addend, Stored, activate};
 use crate::pack::{PackedDepthwise, Tail};
 use crate::shape::Placed;
@@ -93,8 +96,18 @@ pub(crate) unsafe fn planes<S: Lanes>(
     unsafe { run(s, args, channels, rows, columns) }
 }
 
-/// Columns that a row is taken through at a time, in vectors.
+/// The most vectors of columns that are taken by turns.
 const COLUMNS: usize = 8;
+
+/// f32 of a plane that is large, and the output rows that a vector of columns goes through
+/// there before the next one does: what they share should still be near, and rows some
+/// power of two apart have few places in the first level.
+const LARGE: usize = 16384;
+const BAND: usize = 16;
+
+/// f32 between what is read and what is asked for: the rows of later columns, which no
+/// prefetcher expects of a walk downwards.
+const AHEAD: usize = 64;
 
 /// A `K` x `K` window with both strides `ST`; `K = 0` is any window.
 unsafe fn run<S: Lanes, const K: usize, const ST: usize>(
@@ -109,36 +122,38 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize>(
         || {
             for left in columns.clone().step_by(COLUMNS * S::LANES) {
                 let right = columns.end.min(left + COLUMNS * S::LANES);
-                let window = args.window;
+                let lanes = S::LANES.min(right - left);
                 let mut strip = [Column::none(s); COLUMNS];
+                // The last one overlaps the one before.
                 for (column, at) in (left..right).step_by(S::LANES).zip(&mut strip) {
-                    let lanes = S::LANES.min(right - column);
-                    *at = Column::new::<K, ST>(s, window, column, lanes);
+                    *at = Column::new::<K, ST>(s, args.window, column.min(right - lanes), lanes);
                 }
-                let strip = &strip[..(right - left).div_ceil(S::LANES)];
-                for channel in channels.clone() {
-                    let plane = Plane {
-                        args,
-                        input: args.plane(channel),
-                        output: args.output.wrapping_add(
-                            (channel - channels.start) * args.output_plane + left - columns.start,
-                        ),
-                        channel,
-                        rows: rows.clone(),
-                        strip,
-                        // Rows in one piece, without anything between.
-                        dense: if columns.len() == args.output_row && columns == (left..right) {
-                            rows.len() * args.output_row
-                        } else {
-                            0
-                        },
-                    };
-                    // SAFETY: the channels, rows and columns are the caller's.
-                    unsafe { plane.run::<K, ST>(s) }
-                }
+                let planes = Planes::<S, K, ST> {
+                    s,
+                    args,
+                    channels: channels.clone(),
+                    rows: rows.clone(),
+                    columns: columns.clone(),
+                    zero: s.splat(core::hint::black_box(0.0)),
+                    strip: &strip[..(right - left).div_ceil(S::LANES)],
+                };
+                args.finish.in_registers(s, planes);
             }
         },
     );
+}
+
+/// Which taps of a vector of columns are outside the image.
+mod edge {
+    /// None, and the vector is whole.
+    pub(super) const NONE: u8 = 0;
+    /// Any: what they read is masked.
+    pub(super) const MASKED: u8 = 1;
+    /// One to the left, to the right, or both, of a 3x3 window with stride 1: the vector of
+    /// the middle tap is shifted, since a masked load takes Zen as long as two or three others.
+    pub(super) const LEFT: u8 = 2;
+    pub(super) const RIGHT: u8 = 3;
+    pub(super) const BOTH: u8 = 4;
 }
 
 /// A vector of columns: what is the same in all rows and channels.
@@ -147,22 +162,10 @@ struct Column<S: Lanes> {
     /// Its first column, and how many it has.
     column: usize,
     lanes: usize,
-    /// Whether it is a whole vector with all taps inside the image.
-    whole: bool,
+    /// One of [`edge`].
+    edge: u8,
     taps: [Tap<S>; WIDEST],
     middle: Middle<S>,
-}
-
-/// What a line's vectors are made of where they are shifted: all that its middle tap
-/// meets, and what is to the left and to the right of that.
-#[derive(Clone, Copy)]
-struct Middle<S: Lanes> {
-    /// Where the vectors begin in the row: before it if need be.
-    start: usize,
-    /// The lanes inside the image; of a second vector with stride 2.
-    read: [S::Mask; 2],
-    /// Two columns inside the image: the neighbours, where they are.
-    beside: [usize; 2],
 }
 
 /// What a tap column meets.
@@ -175,13 +178,25 @@ struct Tap<S: Lanes> {
     read: [S::Mask; 2],
 }
 
+/// Where the middle tap of a 3x3 window with stride 2 begins in a row, two vectors of which
+/// have all that it and the tap to its right meet; what the tap to its left meets is the
+/// latter shifted, since each load for it would be two, and turned besides.
+#[derive(Clone, Copy)]
+struct Middle<S: Lanes> {
+    start: usize,
+    /// The lanes inside the image.
+    read: [S::Mask; 2],
+    /// Of a vector that ends to the left of them: the last lane, if that is inside.
+    before: S::Mask,
+}
+
 impl<S: Lanes> Column<S> {
     #[inline(always)]
     fn none(s: S) -> Self {
         let no = s.mask(|_| false);
         let taps = [Tap { inside: no, all: false, read: [no; 2] }; WIDEST];
-        let middle = Middle { start: 0, read: [no; 2], beside: [0; 2] };
-        Self { column: 0, lanes: 0, whole: false, taps, middle }
+        let middle = Middle { start: 0, read: [no; 2], before: no };
+        Self { column: 0, lanes: 0, edge: edge::MASKED, taps, middle }
     }
 
     #[inline(always)]
@@ -192,76 +207,80 @@ impl<S: Lanes> Column<S> {
         lanes: usize,
     ) -> Self {
         let half = S::LANES / 2;
-        let span = |kx: usize| inside(window, column, lanes, kx);
-        let tap = |kx: usize| {
-            let span = span(kx);
+        let spans: [_; K] = core::array::from_fn(|kx| inside(window, column, lanes, kx));
+        let (whole, all) = (lanes == S::LANES, |span: &Range<usize>| *span == (0..lanes));
+        let Placed { before, input, output, .. } = window;
+        let sides = [column == 0, column + lanes == output.width];
+        let shifts = const { shifts(K, ST) } && before[1] == 1 && input.width == output.width;
+        let edge = match sides {
+            _ if K > 0 && whole && spans.iter().all(all) => edge::NONE,
+            [true, true] if shifts => edge::BOTH,
+            [true, false] if shifts && whole => edge::LEFT,
+            [false, true] if shifts && whole => edge::RIGHT,
+            _ => edge::MASKED,
+        };
+        let mut new = Self { column, lanes, edge, ..Self::none(s) };
+        if const { parts(K, ST) } {
+            new.middle = Middle::new(s, window, column);
+        }
+        for (at, span) in new.taps.iter_mut().zip(&spans) {
             let has = |lane: usize| span.contains(&lane);
-            Tap {
+            *at = Tap {
                 inside: s.mask(has),
-                all: span == (0..lanes),
+                all: all(span),
                 read: [
                     s.mask(|i| if ST == 1 { has(i) } else { i % 2 == 0 && has(i / 2) }),
                     s.mask(|i| ST == 2 && i % 2 == 1 && has(half + i / 2)),
                 ],
-            }
-        };
-        let whole = K > 0 && lanes == S::LANES && (0..K).all(|kx| span(kx) == (0..lanes));
-        let mut new = Self { column, lanes, whole, ..Self::none(s) };
-        if const { shifts::<S>(K, ST) } {
-            new.middle = Middle::new::<ST>(s, window, column);
-        }
-        if !whole {
-            for (kx, at) in new.taps.iter_mut().enumerate().take(K) {
-                *at = tap(kx);
-            }
+            };
         }
         new
     }
 }
 
+/// Whether two vectors of a row are parted into even and odd columns for all taps.
+const fn parts(k: usize, stride: usize) -> bool {
+    k == 3 && stride == 2
+}
+
+/// Whether the vector of the middle tap may be shifted for those beside it.
+const fn shifts(k: usize, stride: usize) -> bool {
+    k == 3 && stride == 1
+}
+
 impl<S: Lanes> Middle<S> {
     #[inline(always)]
-    fn new<const ST: usize>(s: S, window: &Placed, column: usize) -> Self {
+    fn new(s: S, window: &Placed, column: usize) -> Self {
         let Placed { before, input, .. } = window;
-        let start = column * ST + 1;
-        let inside = |i: usize| (before[1]..before[1] + input.width).contains(&(start + i));
-        let read = [s.mask(inside), s.mask(|lane| inside(S::LANES + lane))];
-        let beside = [start - 1, start + S::LANES * ST];
-        let beside = beside.map(|i| i.saturating_sub(before[1]).min(input.width - 1));
-        Self { start: start.wrapping_sub(before[1]), read, beside }
+        let start = 2 * column + 1;
+        let inside = |at: usize| (before[1]..before[1] + input.width).contains(&at);
+        let read = [0, S::LANES].map(|first| s.mask(|lane| inside(start + first + lane)));
+        let before_it = s.mask(|lane| lane == S::LANES - 1 && inside(start - 1));
+        Self { start: start.wrapping_sub(before[1]), read, before: before_it }
     }
 
-    /// What the three taps meet in a row of the image; with `EDGE` anything in lanes
-    /// outside.
+    /// What the three taps meet in a row of the image.
     ///
     /// # Safety
     /// The row is valid for reading.
     #[inline(always)]
-    unsafe fn taps<const ST: usize, const EDGE: bool>(&self, s: S, row: *const f32) -> [S::V; 3] {
-        // SAFETY: the masks, or the lack of an edge, keep the loads to columns inside the image,
-        // and so are those beside.
+    unsafe fn taps(&self, s: S, row: *const f32, edge: bool) -> [S::V; 3] {
+        let first = row.wrapping_add(self.start);
+        // SAFETY: the masks, or the lack of an edge, keep the loads to columns inside the image.
         unsafe {
-            let load = |i: usize| {
-                let p = row.wrapping_add(self.start).wrapping_add(i * S::LANES);
-                if EDGE { s.load_masked(p, self.read[i]) } else { s.load(p) }
-            };
-            let beside = |i: usize| s.splat(s.read(row.add(self.beside[i])));
-            let (left, right) = (beside(0), beside(1));
-            if ST == 1 {
-                let x = load(0);
-                [s.shift_up(left, x), x, s.shift_down(x, right)]
+            let (before, low, high) = if edge {
+                (
+                    s.load_masked(first.wrapping_sub(S::LANES), self.before),
+                    s.load_masked(first, self.read[0]),
+                    s.load_masked(first.wrapping_add(S::LANES), self.read[1]),
+                )
             } else {
-                let [even, odd] = s.parts(load(0), load(1));
-                [s.shift_up(left, odd), even, odd]
-            }
+                (s.splat(s.read(first.sub(1))), s.load(first), s.load(first.add(S::LANES)))
+            };
+            let [even, odd] = s.parts(low, high);
+            [s.shift_up(before, odd), even, odd]
         }
     }
-}
-
-/// Whether what the taps of a `k` x `k` window meet is shifted in registers rather than
-/// loaded for each: with stride 2 each load is two, and turned besides.
-const fn shifts<S: Lanes>(k: usize, stride: usize) -> bool {
-    k == 3 && (stride == 2 || S::SHIFTS)
 }
 
 /// The lanes whose column for tap column `kx` is inside the image.
@@ -273,263 +292,320 @@ fn inside(window: &Placed, column: usize, lanes: usize, kx: usize) -> Range<usiz
     reach(before[1])..reach(before[1] + input.width)
 }
 
-/// One channel's plane.
-struct Plane<'a, S: Lanes> {
+/// Some vectors of columns of some channels' planes.
+struct Planes<'a, S: Lanes, const K: usize, const ST: usize> {
+    s: S,
     args: &'a Args<'a>,
-    input: *const f32,
-    /// At the first row and column.
-    output: *mut f32,
-    channel: usize,
+    channels: Range<usize>,
     rows: Range<usize>,
+    columns: Range<usize>,
+    /// Not known to the compiler, which would shift it in by a slower instruction.
+    zero: S::V,
     strip: &'a [Column<S>],
-    /// How many f32 from `output` on are all rows', one behind the other.
-    dense: usize,
+}
+
+impl<S: Lanes, const K: usize, const ST: usize> Finishing<S> for Planes<'_, S, K, ST> {
+    #[inline(always)]
+    fn run(self, finish: impl Fn(S::V) -> S::V) {
+        let all = self.rows.clone();
+        let Placed { input, .. } = *self.args.window;
+        // SAFETY: `planes` has the caller's word for channels, rows and columns.
+        unsafe {
+            match *self.strip {
+                // What is the same in all channels stays in registers.
+                [column] if column.edge == edge::BOTH && const { shifts(K, ST) } => {
+                    for channel in self.channels.clone() {
+                        self.column::<{ edge::BOTH }>(channel, &column, all.clone(), &finish);
+                    }
+                }
+                _ => {
+                    let large = input.height * input.width > LARGE;
+                    let band = if large { BAND } else { all.len() };
+                    for channel in self.channels.clone() {
+                        for top in all.clone().step_by(band) {
+                            let rows = top..(top + band).min(all.end);
+                            for column in self.strip {
+                                self.any_column(channel, column, rows.clone(), &finish);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Safety is as for [`planes`].
-impl<S: Lanes> Plane<'_, S> {
+impl<S: Lanes, const K: usize, const ST: usize> Planes<'_, S, K, ST> {
+    /// [`column`](Self::column) by its edge.
     #[inline(always)]
-    unsafe fn run<const K: usize, const ST: usize>(&self, s: S) {
-        let [packed, bias] = self.args.weights::<S>(self.channel);
-        // SAFETY: taps and bias of this channel.
-        let splat = |p: *const f32| unsafe { s.splat(s.read(p)) };
-        let weights: [[S::V; K]; K] = core::array::from_fn(|ky| {
-            core::array::from_fn(|kx| splat(packed.wrapping_add((ky * K + kx) * S::LANES)))
-        });
-        let bias = splat(bias);
-        let mut row = self.rows.start;
-        while row < self.rows.end {
-            let left = self.rows.end - row;
-            // SAFETY: these rows are the caller's.
-            unsafe {
-                row += match K {
-                    0 => self.any_window(s, row, packed, bias),
-                    // Maps of most networks divide by 7.
-                    3 if left >= 7 && S::REGISTERS >= 32 => {
-                        self.row::<K, ST, 7>(s, row, &weights, bias)
-                    }
-                    _ if left >= 4 => self.row::<K, ST, 4>(s, row, &weights, bias),
-                    _ if left == 3 => self.row::<K, ST, 3>(s, row, &weights, bias),
-                    _ if left == 2 => self.row::<K, ST, 2>(s, row, &weights, bias),
-                    _ => self.row::<K, ST, 1>(s, row, &weights, bias),
-                };
-            }
-        }
-    }
-
-    /// A row of tiles `R` rows high; returns `R`.
-    #[inline(always)]
-    unsafe fn row<const K: usize, const ST: usize, const R: usize>(
+    unsafe fn any_column(
         &self,
-        s: S,
-        row: usize,
-        weights: &[[S::V; K]; K],
-        bias: S::V,
-    ) -> usize {
-        // From right to left: see `finish`.
-        for column in self.strip.iter().rev() {
-            let mut acc = [bias; R];
-            // SAFETY: the columns are the caller's.
-            unsafe {
-                if column.whole {
-                    self.tile::<K, ST, false, R>(s, row, column, weights, &mut acc);
-                } else {
-                    self.tile::<K, ST, true, R>(s, row, column, weights, &mut acc);
-                }
-                self.finish::<R>(s, row, column, &acc);
-            }
-        }
-        R
-    }
-
-    /// What the window adds to `R` rows of one vector; `EDGE` where it is not whole
-    /// or taps may be outside.
-    #[inline(always)]
-    unsafe fn tile<const K: usize, const ST: usize, const EDGE: bool, const R: usize>(
-        &self,
-        s: S,
-        row: usize,
+        channel: usize,
         column: &Column<S>,
-        weights: &[[S::V; K]; K],
-        acc: &mut [S::V; R],
+        rows: Range<usize>,
+        finish: impl Fn(S::V) -> S::V,
     ) {
-        let Placed { before, input, .. } = *self.args.window;
-        // Shifted vectors know where they begin.
-        let left = match const { shifts::<S>(K, ST) } {
-            true => 0,
-            false => (column.column * ST).wrapping_sub(before[1]),
-        };
-        // The input rows inside the image, counted from that of the first tap.
-        let top = row * ST;
-        let inside = before[0].saturating_sub(top)..(input.height + before[0]).saturating_sub(top);
-        let step = self.args.input_row;
-        let first = top.wrapping_sub(before[0]).wrapping_mul(step);
-        let first = self.input.wrapping_add(first).wrapping_add(left);
-        // A copy, since the compiler cannot know that no store changes it.
-        let taps: [Tap<S>; K] = core::array::from_fn(|kx| column.taps[kx]);
-        let middle = column.middle;
-        // Spelled out, since loops of this size do not always unroll.
-        macro_rules! lines {
-            ($($line:literal)*) => {$(
-                if const { $line < (R - 1) * ST + K } && inside.contains(&$line) {
-                    let line = first.wrapping_add($line * step);
-                    // SAFETY: the row is inside.
-                    unsafe {
-                        self.line::<K, ST, EDGE, R, $line>(s, line, &taps, &middle, weights, acc);
-                    }
+        // SAFETY: passed on.
+        unsafe {
+            match column.edge {
+                edge::NONE => self.column::<{ edge::NONE }>(channel, column, rows, finish),
+                edge::LEFT if const { shifts(K, ST) } => {
+                    self.column::<{ edge::LEFT }>(channel, column, rows, finish);
                 }
-            )*};
-        }
-        lines!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
-    }
-
-    /// What input row `LINE` of a tile adds to its outputs; `line` is where its first
-    /// tap is.
-    #[inline(always)]
-    unsafe fn line<
-        const K: usize,
-        const ST: usize,
-        const EDGE: bool,
-        const R: usize,
-        const LINE: usize,
-    >(
-        &self,
-        s: S,
-        line: *const f32,
-        taps: &[Tap<S>; K],
-        middle: &Middle<S>,
-        weights: &[[S::V; K]; K],
-        acc: &mut [S::V; R],
-    ) {
-        let shifted = match const { shifts::<S>(K, ST) } {
-            // SAFETY: a row inside the image.
-            true => unsafe { middle.taps::<ST, EDGE>(s, line) },
-            false => [s.splat(0.0); 3],
-        };
-        macro_rules! taps {
-            ($($kx:literal)*) => {$(
-                if const { $kx < K } {
-                    let tap = &taps[$kx];
-                    let x = match const { shifts::<S>(K, ST) } {
-                        true => shifted[$kx % 3],
-                        // SAFETY: all columns or those in the masks are inside.
-                        false => unsafe { load::<S, ST, EDGE>(s, line.wrapping_add($kx), tap) },
-                    };
-                    // One mask where both are the same.
-                    let inside = if ST == 1 { tap.read[0] } else { tap.inside };
-                    if EDGE && (S::MASKS_ARE_FREE || !tap.all) {
-                        for r in 0..R {
-                            if LINE >= r * ST && LINE - r * ST < K {
-                                let w = weights[LINE - r * ST][$kx];
-                                acc[r] = s.mul_add_masked(x, w, acc[r], inside);
-                            }
-                        }
-                    } else {
-                        for r in 0..R {
-                            if LINE >= r * ST && LINE - r * ST < K {
-                                let w = weights[LINE - r * ST][$kx];
-                                acc[r] = s.mul_add(x, w, acc[r]);
-                            }
-                        }
-                    }
+                edge::RIGHT if const { shifts(K, ST) } => {
+                    self.column::<{ edge::RIGHT }>(channel, column, rows, finish);
                 }
-            )*};
-        }
-        taps!(0 1 2 3 4 5 6);
-    }
-
-    /// Finishes and stores a tile. A vector that is not whole is stored as if it were
-    /// where what lies beyond is the beginning of the next rows, which are still to
-    /// come: to store a part of one takes AMD's cores ten times as long.
-    #[inline(always)]
-    unsafe fn finish<const R: usize>(&self, s: S, row: usize, column: &Column<S>, acc: &[S::V; R]) {
-        // Read here: each store might change them, as far as the compiler knows.
-        let Args { output_row, finish, .. } = *self.args;
-        let lanes = column.lanes;
-        let at = (row - self.rows.start) * output_row + column.column - self.strip[0].column;
-        let output = self.output.wrapping_add(at);
-        // Up to where whole vectors may begin.
-        let limit = match lanes == S::LANES {
-            true => usize::MAX,
-            false => (self.dense + 1).saturating_sub(S::LANES + at),
-        };
-        let mut rows = [[s.splat(0.0)]; R];
-        for (row, &x) in rows.iter_mut().zip(acc) {
-            row[0] = x;
-        }
-        finish.each(s, &rows, |r, [x]| {
-            let p = output.wrapping_add(r * output_row);
-            // SAFETY: the lanes of a row, or a vector that ends in rows still to come.
-            unsafe {
-                if r * output_row < limit { s.store(p, x) } else { s.store_first(p, x, lanes) }
+                _ => self.column::<{ edge::MASKED }>(channel, column, rows, finish),
             }
-        });
-        if let Finish::Apply(_) = self.args.finish {
+        }
+    }
+
+    /// Some rows of one vector of columns of a channel.
+    #[inline(always)]
+    unsafe fn column<const EDGE: u8>(
+        &self,
+        channel: usize,
+        column: &Column<S>,
+        rows: Range<usize>,
+        finish: impl Fn(S::V) -> S::V,
+    ) {
+        let Self { s, args, ref channels, ref columns, .. } = *self;
+        let Args { output_row, output_plane, .. } = *args;
+        let at = (channel - channels.start) * output_plane
+            + (rows.start - self.rows.start) * output_row
+            + column.column
+            - columns.start;
+        let output = args.output.wrapping_add(at);
+        // SAFETY: passed on.
+        unsafe {
+            if K == 0 {
+                self.any_window(channel, column, rows.clone(), output, &finish);
+            } else {
+                // How many f32 may be written where a vector is not whole: what lies beyond
+                // it is still to be computed.
+                let size = rows.len() * output_row;
+                let planes = if size == output_plane { channels.end - channel } else { 1 };
+                let room = match column.lanes {
+                    lanes if lanes == S::LANES => usize::MAX,
+                    lanes if lanes == output_row => planes * size,
+                    _ => 0,
+                };
+                self.rows::<EDGE>(channel, column, rows.clone(), output, room, &finish);
+            }
+        }
+        if let Finish::Apply(_) = args.finish {
             let stored = Stored {
                 output,
                 row: output_row,
                 vector: S::LANES,
-                pixels: R,
+                pixels: rows.len(),
                 vectors: 1,
-                last_lanes: lanes,
+                last_lanes: column.lanes,
                 residual: Addend::NONE,
             };
-            // SAFETY: the tile just written.
-            unsafe { activate(s, &self.args.finish, &stored) }
+            // SAFETY: what was just written.
+            unsafe { activate(s, &args.finish, &stored) }
         }
     }
 
-    /// A row of outputs of a window of any kind; returns 1.
+    /// From the first row to the last.
     #[inline(always)]
-    unsafe fn any_window(&self, s: S, row: usize, weights: *const f32, bias: S::V) -> usize {
-        let window = self.args.window;
-        let Placed { kernel, stride, dilation, before, input, .. } = *window;
-        for column in self.strip.iter().rev() {
-            let mut acc = [bias];
+    unsafe fn rows<const EDGE: u8>(
+        &self,
+        channel: usize,
+        column: &Column<S>,
+        rows: Range<usize>,
+        mut output: *mut f32,
+        mut room: usize,
+        finish: impl Fn(S::V) -> S::V,
+    ) {
+        let Self { s, args, zero, .. } = *self;
+        let Placed { before, input, .. } = *args.window;
+        // Copies, here and below: each store might change what is behind a reference, as far
+        // as the compiler knows.
+        let [input_row, output_row] = [args.input_row, args.output_row];
+        // Output rows that the window covers at once.
+        let live = const { if K == 0 { 1 } else { K.div_ceil(ST) } };
+        let taps: [Tap<S>; K] = core::array::from_fn(|kx| column.taps[kx]);
+        let middle = column.middle;
+        let [packed, bias] = args.weights::<S>(channel);
+        // SAFETY: taps and bias of this channel.
+        let splat = |p: *const f32| unsafe { s.splat(s.read(p)) };
+        let bias = splat(bias);
+        // For each column anew, since few registers would not hold them meanwhile.
+        let mut w = [[bias; K]; K];
+        for (ky, w) in w.iter_mut().enumerate() {
+            for (kx, w) in w.iter_mut().enumerate() {
+                *w = splat(packed.wrapping_add((ky * K + kx) * S::LANES));
+            }
+        }
+        if EDGE != edge::NONE {
+            for (kx, tap) in taps.iter().enumerate() {
+                if !tap.all {
+                    for w in &mut w {
+                        w[kx] = s.select(tap.inside, w[kx], s.splat(-0.0));
+                    }
+                }
+            }
+        }
+        let left = match const { parts(K, ST) } {
+            true => 0,
+            false => (column.column * ST).wrapping_sub(before[1]),
+        };
+        let mut y = (rows.start * ST).wrapping_sub(before[0]);
+        let mut line = args.plane(channel).wrapping_add(y.wrapping_mul(input_row));
+        line = line.wrapping_add(left);
+        // `acc[j]` belongs to the output row `j` above.
+        let mut acc = [bias; K];
+        for step in 1..rows.len() + live {
+            // Spelled out, as all loops over `acc`, or they do not always unroll.
+            macro_rules! lines {
+                ($($p:literal)*) => {$(
+                    if const { $p < ST } {
+                        if y < input.height {
+                            if EDGE != edge::BOTH {
+                                s.prefetch(line.wrapping_add(AHEAD));
+                            }
+                            // SAFETY: the row is inside.
+                            let x = unsafe { load::<S, K, ST, EDGE>(s, line, &taps, &middle, zero) };
+                            for kx in 0..K {
+                                for j in 0..K.div_ceil(ST) {
+                                    if j * ST + $p < K {
+                                        acc[j] = s.mul_add(x[kx], w[j * ST + $p][kx], acc[j]);
+                                    }
+                                }
+                            }
+                        }
+                        y = y.wrapping_add(1);
+                        line = line.wrapping_add(input_row);
+                    }
+                )*};
+            }
+            lines!(0 1);
+            if step >= live {
+                let sum = finish(acc[live - 1]);
+                // SAFETY: the lanes of a row, or a vector that ends in what is to come. To
+                // store a part of one takes AMD's cores ten times as long.
+                unsafe {
+                    if room >= S::LANES {
+                        s.store(output, sum);
+                    } else {
+                        s.store_first(output, sum, column.lanes);
+                    }
+                }
+                output = output.wrapping_add(output_row);
+                room = room.saturating_sub(output_row);
+            }
+            macro_rules! up {
+                ($($j:literal)*) => {$( if const { $j < K } { acc[$j] = acc[$j - 1]; } )*};
+            }
+            up!(6 5 4 3 2 1);
+            acc[0] = bias;
+        }
+    }
+
+    /// A channel under a window of any kind.
+    #[inline(always)]
+    unsafe fn any_window(
+        &self,
+        channel: usize,
+        column: &Column<S>,
+        rows: Range<usize>,
+        output: *mut f32,
+        finish: impl Fn(S::V) -> S::V,
+    ) {
+        let Self { s, args, .. } = *self;
+        let Placed { kernel, stride, dilation, before, input, .. } = *args.window;
+        let [weights, bias] = args.weights::<S>(channel);
+        let plane = args.plane(channel);
+        for (i, row) in rows.enumerate() {
+            // SAFETY: the bias of this channel.
+            let mut acc = unsafe { s.splat(s.read(bias)) };
             for ky in 0..kernel[0] {
                 let y = (row * stride[0] + ky * dilation[0]).wrapping_sub(before[0]);
                 if y >= input.height {
                     continue;
                 }
-                let line = self.input.wrapping_add(y * self.args.input_row);
+                let line = plane.wrapping_add(y * args.input_row);
                 for kx in 0..kernel[1] {
                     let first = column.column * stride[1] + kx * dilation[1];
                     let p = line.wrapping_add(first.wrapping_sub(before[1]));
-                    let inside = inside(window, column.column, column.lanes, kx);
+                    let inside = inside(args.window, column.column, column.lanes, kx);
                     // SAFETY: one of the taps; the row is inside, and so are the columns
                     // in the range.
                     unsafe {
                         let w = s.splat(s.read(weights.add((ky * kernel[1] + kx) * S::LANES)));
-                        acc[0] = if stride[1] == 1 && inside == (0..S::LANES) {
-                            s.mul_add(s.load(p), w, acc[0])
+                        acc = if stride[1] == 1 && inside == (0..S::LANES) {
+                            s.mul_add(s.load(p), w, acc)
                         } else {
                             let x = s.load_every(p, stride[1], inside.clone());
-                            s.mul_add_masked(x, w, acc[0], s.mask(|i| inside.contains(&i)))
+                            s.select(s.mask(|i| inside.contains(&i)), s.mul_add(x, w, acc), acc)
                         };
                     }
                 }
             }
+            let (output, sum) = (output.wrapping_add(i * args.output_row), finish(acc));
             // SAFETY: the columns are the caller's.
-            unsafe { self.finish::<1>(s, row, column, &acc) }
+            unsafe {
+                if column.lanes == S::LANES {
+                    s.store(output, sum);
+                } else {
+                    s.store_first(output, sum, column.lanes);
+                }
+            }
         }
-        1
     }
 }
 
-/// What the lanes of a vector meet in tap column `tap`, of which `p` is the first.
+/// What the taps of a row meet, of which the first begins at `line`; zeros outside.
 ///
 /// # Safety
-/// What the tap's masks ask for, or without `EDGE` all of it, is valid for reading.
+/// The row is valid for reading where it is inside the image.
 #[inline(always)]
-unsafe fn load<S: Lanes, const ST: usize, const EDGE: bool>(
+unsafe fn load<S: Lanes, const K: usize, const ST: usize, const EDGE: u8>(
     s: S,
-    p: *const f32,
-    tap: &Tap<S>,
-) -> S::V {
-    // SAFETY: passed on.
-    let read = |p: *const f32, i: usize| unsafe {
-        if EDGE { s.load_masked(p, tap.read[i]) } else { s.load(p) }
-    };
-    let low = read(p, 0);
-    if ST == 1 { low } else { s.even(low, read(p.wrapping_add(S::LANES - 1), 1)) }
+    line: *const f32,
+    taps: &[Tap<S>; K],
+    middle: &Middle<S>,
+    zero: S::V,
+) -> [S::V; K] {
+    let mut x = [s.splat(0.0); K];
+    if const { shifts(K, ST) && matches!(EDGE, edge::LEFT | edge::RIGHT | edge::BOTH) } {
+        let p = |kx: usize| line.wrapping_add(kx);
+        // SAFETY: passed on.
+        unsafe {
+            let middle = match EDGE {
+                edge::BOTH => s.load_masked(p(1), taps[1 % K].read[0]),
+                _ => s.load(p(1)),
+            };
+            let around = [
+                if EDGE == edge::RIGHT { s.load(p(0)) } else { s.shift_up(zero, middle) },
+                middle,
+                if EDGE == edge::LEFT { s.load(p(2)) } else { s.shift_down(middle, zero) },
+            ];
+            for (x, around) in x.iter_mut().zip(around) {
+                *x = around;
+            }
+        }
+        return x;
+    }
+    if const { parts(K, ST) } {
+        // SAFETY: passed on.
+        let parted = unsafe { middle.taps(s, line, EDGE != edge::NONE) };
+        for (x, parted) in x.iter_mut().zip(parted) {
+            *x = parted;
+        }
+        return x;
+    }
+    for (kx, (x, tap)) in x.iter_mut().zip(taps).enumerate() {
+        // SAFETY: passed on.
+        let read = |skip: usize, i: usize| unsafe {
+            let p = line.wrapping_add(kx + skip);
+            if EDGE == edge::NONE { s.load(p) } else { s.load_masked(p, tap.read[i]) }
+        };
+        let low = read(0, 0);
+        *x = if ST == 1 { low } else { s.even(low, read(S::LANES - 1, 1)) };
+    }
+    x
 }

@@ -32,23 +32,16 @@ pub(super) struct Bands {
 
 impl Layer<'_> {
     /// How planes of inputs are turned into pixels; none where they are computed as
-    /// they are. To turn them is faster but for 3x3 windows over rows that fill vectors:
+    /// they are. To turn them is faster but for 3x3 windows over rows that fill half a vector:
     /// it is the same work for any window.
     pub(super) fn by_pixels<S: Lanes>(&self) -> Option<Bands> {
-        let Placed { kernel, stride, dilation, input, output, .. } = *self.window;
+        let Placed { kernel, dilation, input, output, .. } = *self.window;
         let PackedDepthwise { channels, multiplier, .. } = *self.packed;
-        // Masks are for rows that do not fill their vectors. With a larger stride there are
-        // more inputs to turn.
-        let narrow = match (S::MASKS_ARE_FREE, stride) {
-            (true, _) => S::LANES / 2,
-            (false, [_, 1]) => 2 * S::LANES,
-            (false, _) => S::LANES,
-        };
         let small = kernel == [3, 3] && dilation == [1, 1];
         let turned = self.input_view.is_planar()
             && multiplier == 1
             && channels >= S::LANES
-            && (!small || output.width <= narrow)
+            && (!small || output.width <= S::LANES / 2)
             && !self.by_pairs::<S>();
         let bands = |rows| {
             let ring = self.window.reach(0, rows);
