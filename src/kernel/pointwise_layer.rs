@@ -1,10 +1,10 @@
 //! A whole 1x1 convolution, from either layout into either.
 //!
 //! Pixels are rows of the pointwise tile and output channels its vectors, or, where
-//! planes are written, pixels its vectors and output channels its rows. What does
-//! not lie as the tile wants it goes through a buffer of a few pixels: the input,
-//! some channels at a time, while the output holds the partial sums, and planes
-//! that are too small for whole vectors of pixels.
+//! planes are written, pixels its vectors and output channels its rows: planes of inputs
+//! are then read as they are. What does not lie as the tile wants it goes through a buffer
+//! of a few pixels: the input, some channels at a time, while the output holds the partial
+//! sums, and planes that are too small for whole vectors of pixels.
 
 use core::ops::Range;
 
@@ -24,7 +24,7 @@ use crate::simd::{Kernel, Lanes};
 /// f32 of the buffer for what is turned: it stays in the first-level cache.
 const BUFFER: usize = 8192;
 /// f32 that pixels as vectors take of it: beside them the weights pass through.
-const COPIED: usize = 5120;
+const VECTORS: usize = 5120;
 /// Channels of it that are enough for what is turned to be used often; more would
 /// leave too few pixels for whole tiles.
 const CHANNELS: usize = 160;
@@ -33,8 +33,6 @@ const CHANNELS: usize = 160;
 #[derive(Clone, Copy)]
 pub(crate) struct Layer<'a> {
     pub(crate) packed: &'a PackedPointwise,
-    /// The weights as `[c_out][c_in]`, for vectors of pixels.
-    pub(crate) plain: &'a [f32],
     pub(crate) activation: Activation,
     /// With both views' axes made one where they can be.
     pub(crate) shape: Shape,
@@ -73,12 +71,12 @@ impl Kernel for Run<'_> {
 
     #[cfg(debug_assertions)]
     fn memory<S: Lanes>(&self) -> Memory {
-        let Layer { packed, plain, input, residual, output, .. } = self.layer;
+        let Layer { packed, input, residual, output, .. } = self.layer;
         let (read, written) = (self.layer.input_view.len, self.layer.output_view.len);
         Memory::none()
             .reads(input, read)
             .reads(residual, if residual.is_null() { 0 } else { written })
-            .slices([&packed.weights, &packed.bias, plain])
+            .slices([&packed.weights[..], &packed.bias])
             .writes(output, written)
     }
 
@@ -140,6 +138,7 @@ impl Layer<'_> {
             runs_before: 0,
             a_run: 0,
             b: weights.as_ptr().wrapping_add(first * c_in),
+            b_row: 0,
             ahead: Ahead::piece(
                 weights.as_ptr().wrapping_add((first + width) * c_in),
                 width * c_in,
@@ -259,161 +258,65 @@ impl Layer<'_> {
         }
     }
 
-    /// Pixels as vectors, output channels as rows.
+    /// Pixels as vectors, output channels as rows: planes as they are, pixels turned, some
+    /// channels at a time.
     unsafe fn pixel_vectors<S: Lanes>(&self, s: S, pixels: Range<usize>, panels: &[Panel]) {
-        let PackedPointwise { c_in, c_out, ref bias, .. } = *self.packed;
+        let PackedPointwise { c_in, c_out, ref weights, ref bias, .. } = *self.packed;
         let (x, y) = (self.input_view, self.output_view);
-        let (Some(first), Some(last)) = (panels.first(), panels.last()) else { return };
-        let channels = first.first * S::LANES..((last.first + last.vectors) * S::LANES).min(c_out);
         let mut buffer = Local::<BUFFER>::uninit();
         let buffer = buffer.as_mut_ptr();
         s.lend(buffer, BUFFER);
         let mut first = 0;
         while first < pixels.len().div_ceil(S::LANES) {
-            let panel = Panel::new::<S>(first, pixels.len(), Tail::Zeros);
-            let start = pixels.start + first * S::LANES;
-            first += panel.vectors;
-            let width = panel.vectors * S::LANES;
+            let part = Panel::new::<S>(first, pixels.len(), Tail::Zeros);
+            let (start, vectors) = (pixels.start + first * S::LANES, part.vectors);
+            first += vectors;
+            let width = vectors * S::LANES;
             let pixels = width.min(pixels.end - start);
-            let last = width - S::LANES;
-            let last_lanes = pixels - last;
-            // Equal parts of the channels, in whole vectors.
-            let parts = c_in.div_ceil(COPIED / width);
-            let k_step = c_in.div_ceil(parts).next_multiple_of(S::LANES);
-            let offset = channels.start * y.channel + start;
+            let k_step = match x.is_planar() {
+                true => c_in,
+                false => c_in.div_ceil(c_in.div_ceil(VECTORS / width)).next_multiple_of(S::LANES),
+            };
             for k in (0..c_in).step_by(k_step) {
                 let depth = k_step.min(c_in - k);
-                let weights = self.plain.as_ptr().wrapping_add(channels.start * c_in + k);
-                let epilogue = match k + depth == c_in {
-                    true => self.epilogue::<S>(offset, y.channel),
-                    false => Epilogue::NONE,
-                };
-                // SAFETY: pixels and channels of the layer, as many as the buffer holds.
-                unsafe {
-                    let from = self.input.add(start * x.pixel + k * x.channel);
-                    let to = (buffer, width);
-                    if x.is_planar() {
-                        gather(s, (from, x.channel), buffer, [depth, panel.vectors], last_lanes);
-                    } else {
-                        if last_lanes < S::LANES {
-                            clear(s, (buffer.add(last), width), depth);
-                        }
-                        transpose(s, (from, x.pixel), to, [pixels, depth]);
-                    }
-                    if panel.halved {
-                        double(s, (buffer.add(last), width), depth);
-                    }
+                let from = self.input.wrapping_add(start * x.pixel + k * x.channel);
+                if !x.is_planar() {
+                    // SAFETY: pixels and channels of the layer, as many as the buffer holds.
+                    unsafe { transpose(s, (from, x.pixel), (buffer, width), [pixels, depth]) };
+                }
+                for panel in panels {
+                    let [first, size] = [panel.first, panel.vectors].map(|n| n * S::LANES);
+                    let offset = first * y.channel + start;
                     let args = Args {
-                        a: weights,
-                        a_row: c_in,
-                        a_block: S::LANES,
+                        a: weights.as_ptr().wrapping_add(first * c_in + k * size),
+                        a_row: size,
+                        a_block: 0,
                         k: depth,
                         runs_before: 0,
                         a_run: 0,
-                        b: buffer,
+                        b: if x.is_planar() { from } else { buffer },
+                        b_row: if x.is_planar() { x.channel } else { width },
                         ahead: Ahead::NONE,
-                        c: self.output.add(offset),
+                        c: self.output.wrapping_add(offset),
                         c_row: y.channel,
                         c_vector: S::LANES,
-                        last_lanes,
-                        pixel_lanes: panel.pixel_lanes::<S>(),
+                        last_lanes: pixels - (width - S::LANES),
+                        pixel_lanes: part.pixel_lanes::<S>(),
                         start: match k {
-                            0 => Start::Rows(bias.as_ptr().add(channels.start)),
+                            0 => Start::Rows(bias.as_ptr().wrapping_add(first)),
                             _ => Start::Partial,
                         },
-                        epilogue,
+                        epilogue: match k + depth == c_in {
+                            true => self.epilogue::<S>(offset, y.channel),
+                            false => Epilogue::NONE,
+                        },
                     };
-                    self::panel(s, &args, panel.vectors, channels.len());
+                    // SAFETY: pixels and channels of the layer.
+                    unsafe { self::panel(s, &args, vectors, size.min(c_out - first)) };
                 }
             }
         }
     }
-}
-
-/// Copies `rows` rows of `vectors` vectors, of which the last is filled up with zeros.
-///
-/// # Safety
-/// `from` is valid for reading the rows, `to` for writing them in whole vectors.
-unsafe fn gather<S: Lanes>(
-    s: S,
-    from: (*const f32, usize),
-    to: *mut f32,
-    [rows, vectors]: [usize; 2],
-    last_lanes: usize,
-) {
-    s.enter(
-        #[inline(always)]
-        || {
-            // SAFETY: passed on, for as many vectors.
-            unsafe {
-                match vectors {
-                    1 => gather_rows::<S, 1>(s, from, to, rows, last_lanes),
-                    2 => gather_rows::<S, 2>(s, from, to, rows, last_lanes),
-                    3 => gather_rows::<S, 3>(s, from, to, rows, last_lanes),
-                    _ => gather_rows::<S, 4>(s, from, to, rows, last_lanes),
-                }
-            }
-        },
-    );
-}
-
-/// # Safety
-/// As for [`gather`], with `NV` vectors.
-#[inline(always)]
-unsafe fn gather_rows<S: Lanes, const NV: usize>(
-    s: S,
-    (mut from, from_row): (*const f32, usize),
-    mut to: *mut f32,
-    rows: usize,
-    last_lanes: usize,
-) {
-    let last = s.mask(|lane| lane < last_lanes);
-    for _ in 0..rows {
-        for v in 0..NV {
-            let (from, to) = (from.wrapping_add(v * S::LANES), to.wrapping_add(v * S::LANES));
-            // SAFETY: vector v of a row, cut to what exists.
-            unsafe {
-                s.store(to, if v + 1 < NV { s.load(from) } else { s.load_masked(from, last) })
-            }
-        }
-        (from, to) = (from.wrapping_add(from_row), to.wrapping_add(NV * S::LANES));
-    }
-}
-
-/// Writes a vector of zeros in each row.
-///
-/// # Safety
-/// `to` is valid for writing a vector in each row.
-unsafe fn clear<S: Lanes>(s: S, (to, to_row): (*mut f32, usize), rows: usize) {
-    s.enter(
-        #[inline(always)]
-        || {
-            for row in 0..rows {
-                // SAFETY: the caller's row.
-                unsafe { s.store(to.add(row * to_row), s.splat(0.0)) }
-            }
-        },
-    );
-}
-
-/// Repeats the lower half of a vector in its upper half, in each row.
-///
-/// # Safety
-/// `to` is valid for a vector in each row.
-unsafe fn double<S: Lanes>(s: S, (to, to_row): (*mut f32, usize), rows: usize) {
-    s.enter(
-        #[inline(always)]
-        || {
-            for row in 0..rows {
-                let p = to.wrapping_add(row * to_row);
-                // SAFETY: the caller's row.
-                unsafe {
-                    let x = s.load(p);
-                    s.store(p, s.join(x, s.swap_halves(x), S::LANES / 2));
-                }
-            }
-        },
-    );
 }
 
 /// Adds rows, `row` apart on both sides, to others.

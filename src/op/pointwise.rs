@@ -5,7 +5,6 @@ use core::mem::MaybeUninit;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use crate::activation::Activation;
 use crate::buffer::Shared;
@@ -41,8 +40,6 @@ pub struct Pointwise(Arc<Inner>);
 struct Inner {
     isa: Isa,
     packed: PackedPointwise,
-    /// As they were given, for planar outputs: their tile has pixels as vectors.
-    plain: Vec<f32>,
     activation: Activation,
 }
 
@@ -67,8 +64,7 @@ impl Pointwise {
     pub fn with_isa(params: &PointwiseParams<'_>, isa: Isa) -> Result<Self> {
         params.validate()?;
         let packed = isa.dispatch(PackPointwise(params, Tail::Zeros));
-        let plain = params.weights.to_vec();
-        Ok(Self(Arc::new(Inner { isa, packed, plain, activation: params.activation })))
+        Ok(Self(Arc::new(Inner { isa, packed, activation: params.activation })))
     }
 
     /// Plans for images of `shape`.
@@ -224,7 +220,7 @@ impl PointwisePlan {
         if let Some(residual) = residual {
             self.output.check("residual", residual.len())?;
         }
-        let Inner { isa, packed, plain, activation } = &*self.op.0;
+        let Inner { isa, packed, activation } = &*self.op.0;
         // SAFETY: the slices are as long as their views say, `output` is borrowed
         // exclusively, and `packed` was packed for `isa`. Each task runs once, and
         // together they write the whole output.
@@ -232,7 +228,6 @@ impl PointwisePlan {
             for_each(executor, self.parts.tasks, self.flush, |task| {
                 let layer = Layer {
                     packed,
-                    plain,
                     activation: *activation,
                     shape: self.shape,
                     block: self.block,

@@ -42,6 +42,7 @@ impl Stage<'_> {
             runs_before: 0,
             a_run: 0,
             b: weights.as_ptr().wrapping_add(first * c_in),
+            b_row: 0,
             ahead: pointwise::Ahead::piece(
                 weights.as_ptr().wrapping_add((first + width) * c_in),
                 width * c_in,
@@ -389,6 +390,7 @@ impl Block<'_> {
                     runs_before: 0,
                     a_run: 0,
                     b: weights(first),
+                    b_row: 0,
                     ahead: pointwise::Ahead::piece(weights(first + width), width * channels.len()),
                     c: at.output.add(first),
                     c_row: at.output_pixel,

@@ -2,7 +2,7 @@
 //! registers while the input channels stream past. Or the other way around: `MR`
 //! output channels by `NV` vectors of pixels.
 
-use core::sync::atomic::{Ordering, compiler_fence};
+mod steps;
 
 use crate::activation::{Activation, Finish};
 use crate::buffer::LINE;
@@ -70,6 +70,11 @@ pub(crate) struct Args {
     pub(crate) a_run: usize,
     /// The panel's packed weights, from the first of those channels on, for all runs.
     pub(crate) b: *const f32,
+    /// 0, or where pixels are the vectors and output channels the rows: f32 from the pixels
+    /// of a channel, which are in `b` then, to those of the next. The packed weights are in
+    /// `a`: of row `r` for channel `k` at `k * a_row + r`. A last vector of pixels is read as
+    /// wide as it exists.
+    pub(crate) b_row: usize,
     pub(crate) ahead: Ahead,
     /// Output: pixel `r`, vector `v` is at `r * c_row + v * c_vector`.
     pub(crate) c: *mut f32,
@@ -84,6 +89,16 @@ pub(crate) struct Args {
     pub(crate) pixel_lanes: usize,
     pub(crate) start: Start,
     pub(crate) epilogue: Epilogue,
+}
+
+impl Args {
+    fn tail<S: Lanes>(&self) -> u8 {
+        match (self.pixel_lanes < S::LANES, self.last_lanes < S::LANES) {
+            (true, _) => tail::HALVED,
+            (false, true) => tail::NARROW,
+            (false, false) => tail::WHOLE,
+        }
+    }
 }
 
 /// Cache lines that are needed when the panel is done. Its tiles ask for them, a few at
@@ -135,7 +150,7 @@ impl Cursor {
     #[inline(always)]
     fn skip(self, args: &Args, rows: usize) -> Self {
         Self {
-            a: self.a.wrapping_add(rows * args.a_row),
+            a: self.a.wrapping_add(rows * if args.b_row == 0 { args.a_row } else { 1 }),
             c: self.c.wrapping_add(rows * args.c_row),
             residual: match args.epilogue.residual {
                 residual if residual.start.is_null() => residual.start,
@@ -172,9 +187,9 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
     if m == 0 {
         return;
     }
-    let halved = args.pixel_lanes < S::LANES;
-    let most = if halved { S::POINTWISE_HALVED_ROWS } else { S::POINTWISE_ROWS };
-    let tiles = m.div_ceil(most[nv - 1]);
+    let tail = args.tail::<S>();
+    let halved = tail == tail::HALVED;
+    let tiles = m.div_ceil(most_rows::<S>(nv, tail, args.b_row > 0));
     let (rows, taller) = (m / tiles, m % tiles);
     // SAFETY: taller * (rows + 1) + (tiles - taller) * rows = m pixels in all.
     unsafe {
@@ -186,6 +201,21 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
         let rest = start.skip(args, taller * (rows + 1));
         let rest = rest.asked(args, taller * lines_of_a_tile::<S>(nv, halved, args.k));
         select::<S>(rows, nv, args)(s, args, rest, tiles - taller);
+    }
+}
+
+/// The most rows of a tile.
+const fn most_rows<S: Lanes>(nv: usize, tail: u8, swapped: bool) -> usize {
+    let rows = match tail {
+        tail::HALVED => S::POINTWISE_HALVED_ROWS[nv - 1],
+        _ => S::POINTWISE_ROWS[nv - 1],
+    };
+    match tail {
+        // LLVM spills in larger ones.
+        tail::HALVED if swapped && nv == 3 && rows > 7 => 7,
+        // The mask by which pixels are read wants a register.
+        tail::NARROW if swapped && S::REGISTERS < 32 => rows.saturating_sub(1),
+        _ => rows,
     }
 }
 
@@ -219,27 +249,25 @@ fn lines_of_a_tile<S: Lanes>(nv: usize, halved: bool, k: usize) -> usize {
 /// pointwise kernels.
 #[allow(clippy::unreachable, reason = "panels and rows are at most as large as `Lanes` says")]
 fn select<S: Lanes>(mr: usize, nv: usize, args: &Args) -> Run<S> {
-    let tail = match (args.pixel_lanes < S::LANES, args.last_lanes < S::LANES) {
-        (true, _) => tail::HALVED,
-        (false, true) => tail::NARROW,
-        (false, false) => tail::WHOLE,
-    };
+    macro_rules! instance {
+        ($mr:literal, $($nv:literal)*) => {
+            match (nv, args.tail::<S>(), args.b_row > 0) {
+                $(
+                    ($nv, tail::WHOLE, false) => run::<S, $mr, $nv, { tail::WHOLE }, false>,
+                    ($nv, tail::NARROW, false) => run::<S, $mr, $nv, { tail::NARROW }, false>,
+                    ($nv, tail::HALVED, false) => run::<S, $mr, $nv, { tail::HALVED }, false>,
+                    ($nv, tail::WHOLE, true) => run::<S, $mr, $nv, { tail::WHOLE }, true>,
+                    ($nv, tail::NARROW, true) => run::<S, $mr, $nv, { tail::NARROW }, true>,
+                    ($nv, tail::HALVED, true) => run::<S, $mr, $nv, { tail::HALVED }, true>,
+                )*
+                _ => unreachable!("no pointwise tile is {mr} x {nv}"),
+            }
+        };
+    }
     macro_rules! table {
         ($($mr:literal)*) => {
-            match (mr, nv, tail) {
-                $(
-                    ($mr, 1, tail::WHOLE) => run::<S, $mr, 1, { tail::WHOLE }>,
-                    ($mr, 2, tail::WHOLE) => run::<S, $mr, 2, { tail::WHOLE }>,
-                    ($mr, 3, tail::WHOLE) => run::<S, $mr, 3, { tail::WHOLE }>,
-                    ($mr, 4, tail::WHOLE) => run::<S, $mr, 4, { tail::WHOLE }>,
-                    ($mr, 1, tail::NARROW) => run::<S, $mr, 1, { tail::NARROW }>,
-                    ($mr, 2, tail::NARROW) => run::<S, $mr, 2, { tail::NARROW }>,
-                    ($mr, 3, tail::NARROW) => run::<S, $mr, 3, { tail::NARROW }>,
-                    ($mr, 4, tail::NARROW) => run::<S, $mr, 4, { tail::NARROW }>,
-                    ($mr, 1, tail::HALVED) => run::<S, $mr, 1, { tail::HALVED }>,
-                    ($mr, 2, tail::HALVED) => run::<S, $mr, 2, { tail::HALVED }>,
-                    ($mr, 3, tail::HALVED) => run::<S, $mr, 3, { tail::HALVED }>,
-                )*
+            match mr {
+                $($mr => instance!($mr, 1 2 3 4),)*
                 _ => unreachable!("no pointwise tile is {mr} x {nv}"),
             }
         };
@@ -251,17 +279,14 @@ fn select<S: Lanes>(mr: usize, nv: usize, args: &Args) -> Run<S> {
 ///
 /// # Safety
 /// As for [`panel`], with `m = tiles * MR`.
-unsafe fn run<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
+unsafe fn run<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8, const SWAPPED: bool>(
     s: S,
     args: &Args,
     start: Cursor,
     tiles: usize,
 ) {
     // Instances that no panel asks for are empty.
-    if const {
-        let rows = if TAIL == tail::HALVED { S::POINTWISE_HALVED_ROWS } else { S::POINTWISE_ROWS };
-        MR > rows[NV - 1]
-    } {
+    if const { MR > most_rows::<S>(NV, TAIL, SWAPPED) } {
         return;
     }
     s.enter(
@@ -271,7 +296,7 @@ unsafe fn run<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
             let lines = lines_of_a_tile::<S>(NV, TAIL == tail::HALVED, args.k);
             for _ in 0..tiles {
                 // SAFETY: the caller vouches for `tiles` tiles.
-                unsafe { tile::<S, MR, NV, TAIL>(s, args, at) };
+                unsafe { tile::<S, MR, NV, TAIL, SWAPPED>(s, args, at) };
                 at = at.skip(args, MR).asked(args, lines);
             }
         },
@@ -281,7 +306,7 @@ unsafe fn run<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
 /// # Safety
 /// As for [`panel`], with `m = MR` and `nv = NV`.
 #[inline(always)]
-unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
+unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8, const SWAPPED: bool>(
     s: S,
     args: &Args,
     at: Cursor,
@@ -334,53 +359,12 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
         }
     }
 
-    let (mut a, mut b) = (at.a, args.b);
-    let mut ahead = at.ahead.start;
-    let last = last_steps::<S>(NV, TAIL == tail::HALVED, args.k);
-    let steps = args.k - last;
-    // SAFETY: every address is of a pixel r < MR and a channel below k of a run, or of
-    // that channel's NV vectors of weights.
+    // SAFETY: passed on.
     unsafe {
-        macro_rules! steps {
-            ($n:expr) => {
-                for k in 0..$n {
-                    if TAIL == tail::HALVED {
-                        rank_one_halved(s, &mut acc, args, a.add(k), b);
-                    } else {
-                        s.rank_one(&mut acc, a.add(k), args.a_row, b);
-                    }
-                    b = b.add(NV * S::LANES);
-                }
-            };
-        }
-        for _ in 0..args.runs_before {
-            steps!(args.k);
-            a = a.wrapping_add(args.a_run);
-        }
-        for _ in 0..steps / S::LANES {
-            for step in 0..S::LANES / K_STEP {
-                // In every step it would make AVX-512 spill when compiled for Sapphire Rapids.
-                if step % 2 == 0 {
-                    for _ in 0..const { lines_at_a_time::<S>(NV) } {
-                        s.prefetch(ahead);
-                        ahead = ahead.wrapping_add(LINE);
-                    }
-                }
-                let a = a.add(step * K_STEP);
-                if TAIL == tail::HALVED {
-                    for k in 0..K_STEP {
-                        rank_one_halved(s, &mut acc, args, a.add(k), b.add(k * NV * S::LANES));
-                    }
-                } else {
-                    s.rank_update(&mut acc, a, args.a_row, b);
-                }
-                b = b.add(K_STEP * NV * S::LANES);
-            }
-            a = a.wrapping_add(args.a_block);
-        }
-        steps!(steps % S::LANES);
-        if last > 0 {
-            row_by_row(s, &mut acc, args, a.add(steps % S::LANES), b);
+        if SWAPPED {
+            steps::of_planes::<S, MR, NV, TAIL>(s, &mut acc, args, at.a);
+        } else {
+            steps::of_rows::<S, MR, NV, TAIL>(s, &mut acc, args, at.a, at.ahead.start);
         }
     }
 
@@ -437,84 +421,5 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
         };
         // SAFETY: the tile just written and its residual.
         unsafe { activate(s, &args.epilogue.finish, &stored) };
-    }
-}
-
-/// The last steps of a tile, of one row after the other.
-///
-/// # Safety
-/// As for [`Lanes::rank_update`], with `S::LAST_STEPS` steps.
-#[allow(
-    clippy::needless_range_loop,
-    reason = "iterators do not unroll: the arrays would stay in memory"
-)]
-#[inline(always)]
-unsafe fn row_by_row<S: Lanes, const MR: usize, const NV: usize>(
-    s: S,
-    acc: &mut [[S::V; NV]; MR],
-    args: &Args,
-    a: *const f32,
-    b: *const f32,
-) {
-    // SAFETY: vector v of step k.
-    let load = |k: usize, v: usize| unsafe { s.load(b.add((k * NV + v) * S::LANES)) };
-    let held = (S::LAST_STEPS + MR) * NV < S::REGISTERS;
-    let mut weights = [[s.splat(0.0); NV]; K_STEP];
-    if held {
-        for k in 0..S::LAST_STEPS {
-            for v in 0..NV {
-                weights[k][v] = load(k, v);
-            }
-        }
-    }
-    for r in 0..MR {
-        // Or the loads would move to the front, and spill.
-        compiler_fence(Ordering::SeqCst);
-        for k in 0..S::LAST_STEPS {
-            // SAFETY: row r < MR of `a`.
-            let x = unsafe { s.splat(s.read(a.add(r * args.a_row + k))) };
-            for v in 0..NV {
-                let w = if held { weights[k][v] } else { load(k, v) };
-                acc[r][v] = s.mul_add(x, w, acc[r][v]);
-            }
-        }
-    }
-}
-
-/// As [`Lanes::rank_one`], where the last vector of `b` holds the weights of at
-/// most half a vector of channels twice: it meets two pixels at once, and
-/// `acc[r][NV - 1]` with even `r` holds pixel `r` below pixel `r + 1`.
-///
-/// # Safety
-/// As for [`Lanes::rank_one`].
-#[inline(always)]
-unsafe fn rank_one_halved<S: Lanes, const MR: usize, const NV: usize>(
-    s: S,
-    acc: &mut [[S::V; NV]; MR],
-    args: &Args,
-    a: *const f32,
-    b: *const f32,
-) {
-    if S::STEPS_APART {
-        compiler_fence(Ordering::SeqCst);
-    }
-    // SAFETY: v < NV vectors of `b`, row r < MR of `a`.
-    unsafe {
-        let b: [S::V; NV] = core::array::from_fn(|v| s.load(b.add(v * S::LANES)));
-        for r in (0..MR).step_by(2) {
-            let x = s.splat(s.read(a.add(r * args.a_row)));
-            let mut both = x;
-            for v in 0..NV - 1 {
-                acc[r][v] = s.mul_add(x, b[v], acc[r][v]);
-            }
-            if r + 1 < MR {
-                let x = s.splat(s.read(a.add((r + 1) * args.a_row)));
-                both = s.join(both, x, args.pixel_lanes);
-                for v in 0..NV - 1 {
-                    acc[r + 1][v] = s.mul_add(x, b[v], acc[r + 1][v]);
-                }
-            }
-            acc[r][NV - 1] = s.mul_add(both, b[NV - 1], acc[r][NV - 1]);
-        }
     }
 }

@@ -1,0 +1,223 @@
+//! What a pointwise tile sums: the steps along the input channels, in their order.
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use super::{Args, last_steps, lines_at_a_time, tail};
+use crate::buffer::LINE;
+use crate::simd::{K_STEP, Lanes};
+
+/// Pixels by vectors of output channels, run by run.
+///
+/// # Safety
+/// As for [`panel`](super::panel), for `MR` pixels from `a` on.
+#[inline(always)]
+pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
+    s: S,
+    acc: &mut [[S::V; NV]; MR],
+    args: &Args,
+    mut a: *const f32,
+    mut ahead: *const f32,
+) {
+    let mut b = args.b;
+    let last = last_steps::<S>(NV, TAIL == tail::HALVED, args.k);
+    let steps = args.k - last;
+    // SAFETY: every address is of a pixel r < MR and a channel below k of a run, or of
+    // that channel's NV vectors of weights.
+    unsafe {
+        macro_rules! halved {
+            ($a:expr, $b:expr) => {
+                if S::STEPS_APART {
+                    compiler_fence(Ordering::SeqCst);
+                }
+                let b: [S::V; NV] = core::array::from_fn(|v| s.load($b.add(v * S::LANES)));
+                rank_one_halved(s, acc, args.pixel_lanes, $a, args.a_row, &b);
+            };
+        }
+        macro_rules! steps {
+            ($n:expr) => {
+                for k in 0..$n {
+                    if TAIL == tail::HALVED {
+                        halved!(a.add(k), b);
+                    } else {
+                        s.rank_one(acc, a.add(k), args.a_row, b);
+                    }
+                    b = b.add(NV * S::LANES);
+                }
+            };
+        }
+        for _ in 0..args.runs_before {
+            steps!(args.k);
+            a = a.wrapping_add(args.a_run);
+        }
+        for _ in 0..steps / S::LANES {
+            for step in 0..S::LANES / K_STEP {
+                // In every step it would make AVX-512 spill when compiled for Sapphire Rapids.
+                if step % 2 == 0 {
+                    for _ in 0..const { lines_at_a_time::<S>(NV) } {
+                        s.prefetch(ahead);
+                        ahead = ahead.wrapping_add(LINE);
+                    }
+                }
+                let a = a.add(step * K_STEP);
+                if TAIL == tail::HALVED {
+                    for k in 0..K_STEP {
+                        halved!(a.add(k), b.add(k * NV * S::LANES));
+                    }
+                } else {
+                    s.rank_update(acc, a, args.a_row, b);
+                }
+                b = b.add(K_STEP * NV * S::LANES);
+            }
+            a = a.wrapping_add(args.a_block);
+        }
+        steps!(steps % S::LANES);
+        if last > 0 {
+            let a = a.add(steps % S::LANES);
+            row_by_row(
+                s,
+                acc,
+                |r, k| a.wrapping_add(r * args.a_row + k),
+                |k, v| s.load(b.add((k * NV + v) * S::LANES)),
+            );
+        }
+    }
+}
+
+/// Output channels by vectors of pixels, which are read where they are: a plane, or what was
+/// turned, for each step.
+///
+/// # Safety
+/// As for [`panel`](super::panel), for `MR` output channels from `a` on.
+#[inline(always)]
+pub(super) unsafe fn of_planes<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
+    s: S,
+    acc: &mut [[S::V; NV]; MR],
+    args: &Args,
+    mut a: *const f32,
+) {
+    // Or they would be fetched again in each step.
+    let (a_row, b_row) = (args.a_row, args.b_row);
+    let mut b = args.b;
+    let exist = s.mask(|lane| lane < args.last_lanes);
+    let last = last_steps::<S>(NV, TAIL != tail::WHOLE, args.k);
+    let steps = args.k - last;
+    // SAFETY: every address is of a channel's NV vectors of pixels, the last one as wide as
+    // it exists, or of a channel below k of row r < MR of the weights.
+    unsafe {
+        macro_rules! step {
+            ($($times:literal)*) => {$(
+                let _ = $times;
+                if S::STEPS_APART {
+                    compiler_fence(Ordering::SeqCst);
+                }
+                let mut x = [s.splat(0.0); NV];
+                for (v, x) in x.iter_mut().enumerate() {
+                    let p = b.wrapping_add(v * S::LANES);
+                    let cut = TAIL != tail::WHOLE && v == NV - 1;
+                    *x = if cut { s.load_masked(p, exist) } else { s.load(p) };
+                }
+                if TAIL == tail::HALVED {
+                    x[NV - 1] = s.join(x[NV - 1], s.swap_halves(x[NV - 1]), args.pixel_lanes);
+                    rank_one_halved(s, acc, args.pixel_lanes, a, 1, &x);
+                } else {
+                    for (r, row) in acc.iter_mut().enumerate() {
+                        let w = s.splat(s.read(a.wrapping_add(r)));
+                        for (sum, &x) in row.iter_mut().zip(&x) {
+                            *sum = s.mul_add(x, w, *sum);
+                        }
+                    }
+                }
+                a = a.wrapping_add(a_row);
+                b = b.wrapping_add(b_row);
+            )*};
+        }
+        for _ in 0..steps / K_STEP {
+            step!(1 2 3 4);
+        }
+        for _ in 0..steps % K_STEP {
+            step!(1);
+        }
+        if TAIL == tail::WHOLE && last > 0 {
+            row_by_row(
+                s,
+                acc,
+                |r, k| a.wrapping_add(r + k * a_row),
+                |k, v| s.load(b.wrapping_add(k * b_row + v * S::LANES)),
+            );
+        }
+    }
+}
+
+/// The last steps of a tile, of one row after the other; `a` is where a row's number of a
+/// step is, `load` gives a step's vector.
+///
+/// # Safety
+/// `a` is valid for reading for `MR` rows and `S::LAST_STEPS` steps.
+#[allow(
+    clippy::needless_range_loop,
+    reason = "iterators do not unroll: the arrays would stay in memory"
+)]
+#[inline(always)]
+unsafe fn row_by_row<S: Lanes, const MR: usize, const NV: usize>(
+    s: S,
+    acc: &mut [[S::V; NV]; MR],
+    a: impl Fn(usize, usize) -> *const f32,
+    load: impl Fn(usize, usize) -> S::V,
+) {
+    let held = (S::LAST_STEPS + MR) * NV < S::REGISTERS;
+    let mut weights = [[s.splat(0.0); NV]; K_STEP];
+    if held {
+        for k in 0..S::LAST_STEPS {
+            for v in 0..NV {
+                weights[k][v] = load(k, v);
+            }
+        }
+    }
+    for r in 0..MR {
+        // Or the loads would move to the front, and spill.
+        compiler_fence(Ordering::SeqCst);
+        for k in 0..S::LAST_STEPS {
+            // SAFETY: passed on.
+            let x = unsafe { s.splat(s.read(a(r, k))) };
+            for v in 0..NV {
+                let w = if held { weights[k][v] } else { load(k, v) };
+                acc[r][v] = s.mul_add(x, w, acc[r][v]);
+            }
+        }
+    }
+}
+
+/// As [`Lanes::rank_one`], where the last vector of `b` holds what half a vector has twice:
+/// it meets two rows at once, and `acc[r][NV - 1]` with even `r` holds row `r` below row
+/// `r + 1`.
+///
+/// # Safety
+/// As for [`Lanes::rank_one`].
+#[inline(always)]
+unsafe fn rank_one_halved<S: Lanes, const MR: usize, const NV: usize>(
+    s: S,
+    acc: &mut [[S::V; NV]; MR],
+    half: usize,
+    a: *const f32,
+    a_row: usize,
+    b: &[S::V; NV],
+) {
+    // SAFETY: row r < MR of `a`.
+    unsafe {
+        for r in (0..MR).step_by(2) {
+            let x = s.splat(s.read(a.add(r * a_row)));
+            let mut both = x;
+            for v in 0..NV - 1 {
+                acc[r][v] = s.mul_add(x, b[v], acc[r][v]);
+            }
+            if r + 1 < MR {
+                let x = s.splat(s.read(a.add((r + 1) * a_row)));
+                both = s.join(both, x, half);
+                for v in 0..NV - 1 {
+                    acc[r + 1][v] = s.mul_add(x, b[v], acc[r + 1][v]);
+                }
+            }
+            acc[r][NV - 1] = s.mul_add(both, b[NV - 1], acc[r][NV - 1]);
+        }
+    }
+}
