@@ -314,8 +314,15 @@ mod tests {
             hidden: 0,
             c_out: c[2],
             panel: 2,
-            core: Core { lanes: 16, panel: 2, pointwise: [14, 12, 9, 0], depthwise: [2, 7] },
+            core: Core {
+                lanes: 16,
+                panel: 2,
+                pointwise: [14, 12, 9, 0],
+                depthwise: [2, 7],
+                along_rows: true,
+            },
             turned: Turned { stem: None, c_in: None, c_out: None },
+            planes: false,
             flat: true,
         };
         let caches = Caches { l1: 48 << 10, l2: 1 << 20, ..Caches::default() };

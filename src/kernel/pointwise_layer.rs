@@ -12,7 +12,7 @@ use crate::activation::Activation;
 use crate::buffer::Local;
 use crate::kernel::activate::Addend;
 use crate::kernel::parts::{Parts, by_image, share};
-use crate::kernel::pointwise::{Ahead, Args, Epilogue, Start, panel};
+use crate::kernel::pointwise::{Ahead, Args, Epilogue, Planes, Start, panel};
 use crate::kernel::transpose::transpose;
 use crate::layout::View;
 use crate::pack::{PackedPointwise, Panel, Tail};
@@ -261,58 +261,44 @@ impl Layer<'_> {
     /// Pixels as vectors, output channels as rows: planes as they are, pixels turned, some
     /// channels at a time.
     unsafe fn pixel_vectors<S: Lanes>(&self, s: S, pixels: Range<usize>, panels: &[Panel]) {
-        let PackedPointwise { c_in, c_out, ref weights, ref bias, .. } = *self.packed;
         let (x, y) = (self.input_view, self.output_view);
+        let c_in = self.packed.c_in;
+        let part = |start: usize, channels: Range<usize>| Planes {
+            packed: self.packed,
+            epilogue: match channels.end == c_in {
+                true => self.epilogue::<S>(start, y.channel),
+                false => Epilogue::NONE,
+            },
+            channels,
+            input: self.input.wrapping_add(start * x.pixel),
+            input_plane: x.channel,
+            output: self.output.wrapping_add(start),
+            output_plane: y.channel,
+        };
+        if x.is_planar() {
+            // SAFETY: pixels and channels of the layer.
+            return unsafe { part(pixels.start, 0..c_in).run(s, panels, pixels.len()) };
+        }
         let mut buffer = Local::<BUFFER>::uninit();
         let buffer = buffer.as_mut_ptr();
         s.lend(buffer, BUFFER);
         let mut first = 0;
         while first < pixels.len().div_ceil(S::LANES) {
-            let part = Panel::new::<S>(first, pixels.len(), Tail::Zeros);
-            let (start, vectors) = (pixels.start + first * S::LANES, part.vectors);
-            first += vectors;
-            let width = vectors * S::LANES;
+            let vectors = Panel::new::<S>(first, pixels.len(), Tail::Zeros).vectors;
+            let (start, width) = (pixels.start + first * S::LANES, vectors * S::LANES);
             let pixels = width.min(pixels.end - start);
-            let k_step = match x.is_planar() {
-                true => c_in,
-                false => c_in.div_ceil(c_in.div_ceil(VECTORS / width)).next_multiple_of(S::LANES),
-            };
+            first += vectors;
+            // Equal parts of the channels, in whole vectors.
+            let parts = c_in.div_ceil(VECTORS / width);
+            let k_step = c_in.div_ceil(parts).next_multiple_of(S::LANES);
             for k in (0..c_in).step_by(k_step) {
-                let depth = k_step.min(c_in - k);
-                let from = self.input.wrapping_add(start * x.pixel + k * x.channel);
-                if !x.is_planar() {
-                    // SAFETY: pixels and channels of the layer, as many as the buffer holds.
-                    unsafe { transpose(s, (from, x.pixel), (buffer, width), [pixels, depth]) };
-                }
-                for panel in panels {
-                    let [first, size] = [panel.first, panel.vectors].map(|n| n * S::LANES);
-                    let offset = first * y.channel + start;
-                    let args = Args {
-                        a: weights.as_ptr().wrapping_add(first * c_in + k * size),
-                        a_row: size,
-                        a_block: 0,
-                        k: depth,
-                        runs_before: 0,
-                        a_run: 0,
-                        b: if x.is_planar() { from } else { buffer },
-                        b_row: if x.is_planar() { x.channel } else { width },
-                        ahead: Ahead::NONE,
-                        c: self.output.wrapping_add(offset),
-                        c_row: y.channel,
-                        c_vector: S::LANES,
-                        last_lanes: pixels - (width - S::LANES),
-                        pixel_lanes: part.pixel_lanes::<S>(),
-                        start: match k {
-                            0 => Start::Rows(bias.as_ptr().wrapping_add(first)),
-                            _ => Start::Partial,
-                        },
-                        epilogue: match k + depth == c_in {
-                            true => self.epilogue::<S>(offset, y.channel),
-                            false => Epilogue::NONE,
-                        },
-                    };
-                    // SAFETY: pixels and channels of the layer.
-                    unsafe { self::panel(s, &args, vectors, size.min(c_out - first)) };
+                let part = part(start, k..(k + k_step).min(c_in));
+                let size = [pixels, part.channels.len()];
+                // SAFETY: pixels and channels of the layer, as many as the buffer holds.
+                unsafe {
+                    transpose(s, (part.input.add(k), x.pixel), (buffer, width), size);
+                    let turned = Planes { input: buffer, input_plane: width, ..part };
+                    turned.run(s, panels, pixels);
                 }
             }
         }

@@ -101,6 +101,11 @@ impl Packed {
             check_residual((shape, *c_in), (window.output, c_out))?;
         }
         let expand = panels(self.expand.as_ref().or(self.hidden.as_ref()));
+        let core = Core::new(*isa, &window);
+        let between = self.expand.is_some() || self.excite.is_some() || self.hidden.is_some();
+        let planar = [&input, &output].map(View::is_planar);
+        let planes = planar == [true; 2] && self.project.is_some() && !between && core.along_rows;
+        let turned = |side: usize, channels| (planar[side] && !planes).then_some(channels);
         let problem = Problem {
             window: &window,
             expand: self.expand.is_some(),
@@ -110,12 +115,9 @@ impl Packed {
             hidden,
             c_out,
             panel: expand.iter().map(|panel| panel.vectors).max().unwrap_or(1),
-            core: Core::new(*isa, &window),
-            turned: Turned {
-                stem: stem.as_ref(),
-                c_in: input.is_planar().then_some(*c_in),
-                c_out: output.is_planar().then_some(c_out),
-            },
+            core,
+            turned: Turned { stem: stem.as_ref(), c_in: turned(0, *c_in), c_out: turned(1, c_out) },
+            planes,
             flat: input.is_flat(shape.width) && output.is_flat(window.output.width),
         };
         let tasks = split::tasks(options)?;
@@ -136,6 +138,7 @@ impl Packed {
             flops: self.flops(shape)?,
             tile,
             cut,
+            planes,
             buffers,
             fused,
             why,
@@ -207,6 +210,8 @@ pub struct BottleneckPlan {
     flops: u64,
     tile: Tile,
     cut: Cut,
+    /// Whether it goes from planes to planes, with nothing turned.
+    planes: bool,
     /// Bytes of one buffer of each kind: ring and hidden slab, band, turned pixels,
     /// means and gate.
     buffers: [usize; 4],
@@ -447,6 +452,7 @@ impl BottleneckPlan {
                 }),
                 tile: self.tile,
                 cut: self.cut,
+                planes: self.planes,
                 input: input.as_ptr(),
                 input_view: self.input,
                 output: output.as_mut_ptr(),

@@ -36,6 +36,10 @@ const TILE_ROW: f64 = 20.0;
 const WINDOW: f64 = 1.0;
 const LOAD: f64 = 0.25;
 
+/// Cycles of a vector of columns of a plane, and of each of its outputs beyond the taps.
+const COLUMN: f64 = 40.0;
+const ROW: f64 = 1.5;
+
 /// Cycles of a number that is turned from a plane or into one.
 const TURN: f64 = 0.3;
 
@@ -68,6 +72,8 @@ pub(crate) struct Core {
     pub(crate) pointwise: [usize; MAX_VECTORS],
     /// Rows and columns of the window's largest depthwise tile.
     pub(crate) depthwise: [usize; 2],
+    /// Whether planes are taken along their rows.
+    pub(crate) along_rows: bool,
 }
 
 impl Core {
@@ -81,6 +87,7 @@ impl Core {
                     panel: S::POINTWISE_VECTORS,
                     pointwise: S::POINTWISE_ROWS,
                     depthwise: depthwise::largest_tile::<S>(self.0),
+                    along_rows: depthwise::planar::is_fast::<S>(self.0),
                 }
             }
         }
@@ -114,6 +121,15 @@ impl Core {
             TILE_ROW + tiles * (WINDOW + sums + loads * LOAD)
         };
         (rows / tall) as f64 * row(tall) + (rows % tall) as f64 * row(1)
+    }
+
+    /// The same along the rows of as many planes.
+    fn planes(&self, window: &Placed, rows: usize) -> f64 {
+        let Placed { output, kernel, stride, .. } = *window;
+        let columns = (self.lanes * output.width.div_ceil(self.lanes)) as f64;
+        let live = kernel[0].div_ceil(stride[0]);
+        let taps = (kernel[0] * kernel[1]) as f64;
+        columns * (COLUMN + (rows + live - 1) as f64 * (taps / MULTIPLY_ADDS + ROW))
     }
 }
 
@@ -164,8 +180,11 @@ impl Problem<'_> {
         let out_panels = (out / core.panel as f64).max(1.0);
 
         let expand = if self.expand { core.pointwise(c_in, vectors, pixels_in) } else { 0.0 };
-        let depthwise = (bands - 1.0) * core.depthwise(self.window, tile.rows)
-            + core.depthwise(self.window, last);
+        let band = |rows| match self.planes {
+            true => core.planes(self.window, rows),
+            false => core.depthwise(self.window, rows),
+        };
+        let depthwise = (bands - 1.0) * band(tile.rows) + band(last);
         let project = if self.project {
             core.pointwise(vectors * core.lanes as f64, out, pixels_out)
         } else {

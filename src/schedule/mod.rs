@@ -164,6 +164,8 @@ pub(crate) struct Problem<'a> {
     pub(crate) panel: usize,
     pub(crate) core: Core,
     pub(crate) turned: Turned<'a>,
+    /// Whether it goes from planes to planes, with nothing turned.
+    pub(crate) planes: bool,
     /// Whether in both rows follow each other as pixels do, channels last.
     pub(crate) flat: bool,
 }
@@ -356,6 +358,7 @@ mod tests {
                             panel,
                             core,
                             turned,
+                            planes: false,
                             flat,
                         });
                     }

@@ -12,6 +12,7 @@
 //! last, and the band's output rows come out of another buffer.
 
 mod excite;
+mod planes;
 mod stages;
 mod tasks;
 
@@ -150,6 +151,9 @@ pub(crate) struct Block<'a> {
     pub(crate) residual: Option<Source>,
     pub(crate) tile: Tile,
     pub(crate) cut: Cut,
+    /// Whether rows of planes are convolved and projected as they are: there is nothing
+    /// between the two, and the cut is [`By::Rows`].
+    pub(crate) planes: bool,
     pub(crate) input: *const f32,
     pub(crate) input_view: View,
     pub(crate) output: *mut f32,

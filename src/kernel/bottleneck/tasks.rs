@@ -40,11 +40,11 @@ impl Kernel for Run<'_> {
     #[cfg(debug_assertions)]
     fn memory<S: Lanes>(&self) -> Memory {
         let Block { expand, depthwise, excite, hidden, project, tile, window, .. } = &self.block;
-        let Block { input, input_view, output, output_view, buffers, .. } = self.block;
+        let Block { input, input_view, output, output_view, buffers, planes, .. } = self.block;
         let turned = Turned {
             stem: self.block.stem.as_ref(),
-            c_in: input_view.is_planar().then(|| self.block.c_in()),
-            c_out: output_view.is_planar().then(|| self.block.c_out()),
+            c_in: (input_view.is_planar() && !planes).then(|| self.block.c_in()),
+            c_out: (output_view.is_planar() && !planes).then(|| self.block.c_out()),
         };
         let all = self.block.vectors::<S>();
         let vectors = if self.block.cut.has_whole_band() { all } else { tile.vectors };
@@ -218,6 +218,11 @@ impl Block<'_> {
             let new = self.new_rows(&rows, &mut done_to);
             // SAFETY: rows and slab are within the block's.
             unsafe {
+                if let (true, Some(project)) = (self.planes, &self.project) {
+                    self.planes(s, project, &slab, rows.clone());
+                    top = rows.end;
+                    continue;
+                }
                 if self.input_view.is_planar() && (first || !once) {
                     self.turn_input(s, self.rows_to_turn(&rows, &new));
                 }

@@ -5,7 +5,7 @@
 //! of borders.
 
 mod pairs;
-mod planar;
+pub(crate) mod planar;
 mod tile;
 mod turned;
 
@@ -417,6 +417,7 @@ impl<'a> Layer<'a> {
         planar::Args {
             window: self.window,
             packed: self.packed,
+            tail: Tail::Overlap,
             input: self.input,
             input_plane: self.input_view.channel,
             input_row: self.input_view.row,

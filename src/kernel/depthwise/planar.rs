@@ -25,6 +25,8 @@ const WIDEST: usize = 7;
 pub(crate) struct Args<'a> {
     pub(crate) window: &'a Placed,
     pub(crate) packed: &'a PackedDepthwise,
+    /// How its channels are packed.
+    pub(crate) tail: Tail,
     /// Input: channel `c`, row `y`, column `x` is at
     /// `c * input_plane + y * input_row + x`.
     pub(crate) input: *const f32,
@@ -54,12 +56,19 @@ impl Args<'_> {
     pub(super) fn weights<S: Lanes>(&self, channel: usize) -> [*const f32; 2] {
         let PackedDepthwise { channels, taps, ref weights, ref bias, .. } = *self.packed;
         let vector = channel / S::LANES;
-        let lane = channel - Tail::Overlap.channels(vector, channels, S::LANES).start;
+        let lane = channel - self.tail.channels(vector, channels, S::LANES).start;
         [
             weights.as_ptr().wrapping_add(vector * taps * S::LANES + lane),
             bias.as_ptr().wrapping_add(vector * S::LANES + lane),
         ]
     }
+}
+
+/// Whether a window is faster along rows than where planes are turned into pixels: to turn
+/// them is the same work for any window, and rows should fill half a vector.
+pub(crate) fn is_fast<S: Lanes>(window: &Placed) -> bool {
+    let Placed { kernel, dilation, output, .. } = *window;
+    kernel == [3, 3] && dilation == [1, 1] && output.width > S::LANES / 2
 }
 
 /// Computes the output rows `rows` and columns `columns` of the channels `channels`.

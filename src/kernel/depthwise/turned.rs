@@ -32,16 +32,14 @@ pub(super) struct Bands {
 
 impl Layer<'_> {
     /// How planes of inputs are turned into pixels; none where they are computed as
-    /// they are. To turn them is faster but for 3x3 windows over rows that fill half a vector:
-    /// it is the same work for any window.
+    /// they are.
     pub(super) fn by_pixels<S: Lanes>(&self) -> Option<Bands> {
-        let Placed { kernel, dilation, input, output, .. } = *self.window;
+        let Placed { input, output, .. } = *self.window;
         let PackedDepthwise { channels, multiplier, .. } = *self.packed;
-        let small = kernel == [3, 3] && dilation == [1, 1];
         let turned = self.input_view.is_planar()
             && multiplier == 1
             && channels >= S::LANES
-            && (!small || output.width <= S::LANES / 2)
+            && !planar::is_fast::<S>(self.window)
             && !self.by_pairs::<S>();
         let bands = |rows| {
             let ring = self.window.reach(0, rows);

@@ -4,9 +4,12 @@
 
 mod steps;
 
+use core::ops::Range;
+
 use crate::activation::{Activation, Finish};
 use crate::buffer::LINE;
 use crate::kernel::activate::{Addend, Stored, activate};
+use crate::pack::{PackedPointwise, Panel, Tail};
 use crate::simd::{K_STEP, Lanes};
 
 /// How the last vector of a panel is filled.
@@ -41,6 +44,12 @@ pub(crate) struct Epilogue {
 impl Epilogue {
     /// Nothing: more channels follow.
     pub(crate) const NONE: Self = Self { finish: Finish::Keep, residual: Addend::NONE };
+
+    /// The same from another row and column on.
+    fn skip(self, row: usize, column: usize) -> Self {
+        let residual = self.residual;
+        Self { residual: residual.skip(row * residual.row + column), ..self }
+    }
 
     pub(crate) fn new(activation: Activation, residual: Addend) -> Self {
         let finish = match activation.finish() {
@@ -201,6 +210,64 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
         let rest = start.skip(args, taller * (rows + 1));
         let rest = rest.asked(args, taller * lines_of_a_tile::<S>(nv, halved, args.k));
         select::<S>(rows, nv, args)(s, args, rest, tiles - taller);
+    }
+}
+
+/// Planes into planes: output channels as rows, pixels as vectors. Strides are in f32.
+pub(crate) struct Planes<'a> {
+    pub(crate) packed: &'a PackedPointwise,
+    /// The input channels that are summed, from `input` on; sums go on from what the output
+    /// holds where they are not the first ones.
+    pub(crate) channels: Range<usize>,
+    pub(crate) input: *const f32,
+    pub(crate) input_plane: usize,
+    /// Output channel 0, as the epilogue's residual is of it, which has planes of its own.
+    pub(crate) output: *mut f32,
+    pub(crate) output_plane: usize,
+    pub(crate) epilogue: Epilogue,
+}
+
+impl Planes<'_> {
+    /// Computes some panels for `pixels` pixels, which lie one behind the other.
+    ///
+    /// # Safety
+    /// The pointers are valid for these pixels and channels; the output overlaps nothing
+    /// else, and no other thread touches it.
+    pub(crate) unsafe fn run<S: Lanes>(&self, s: S, panels: &[Panel], pixels: usize) {
+        let PackedPointwise { c_in, c_out, ref weights, ref bias, .. } = *self.packed;
+        let mut first = 0;
+        while first < pixels.div_ceil(S::LANES) {
+            let part = Panel::new::<S>(first, pixels, Tail::Zeros);
+            let (start, width) = (first * S::LANES, part.vectors * S::LANES);
+            first += part.vectors;
+            for panel in panels {
+                let [first, size] = [panel.first, panel.vectors].map(|n| n * S::LANES);
+                let offset = first * self.output_plane + start;
+                let args = Args {
+                    a: weights.as_ptr().wrapping_add(first * c_in + self.channels.start * size),
+                    a_row: size,
+                    a_block: 0,
+                    k: self.channels.len(),
+                    runs_before: 0,
+                    a_run: 0,
+                    b: self.input.wrapping_add(start),
+                    b_row: self.input_plane,
+                    ahead: Ahead::NONE,
+                    c: self.output.wrapping_add(offset),
+                    c_row: self.output_plane,
+                    c_vector: S::LANES,
+                    last_lanes: width.min(pixels - start) - (width - S::LANES),
+                    pixel_lanes: part.pixel_lanes::<S>(),
+                    start: match self.channels.start {
+                        0 => Start::Rows(bias.as_ptr().wrapping_add(first)),
+                        _ => Start::Partial,
+                    },
+                    epilogue: self.epilogue.skip(first, start),
+                };
+                // SAFETY: passed on, for some of the pixels and channels.
+                unsafe { self::panel(s, &args, part.vectors, size.min(c_out - first)) };
+            }
+        }
     }
 }
 
