@@ -329,7 +329,7 @@ impl<S: Lanes, const K: usize, const ST: usize> Finishing<S> for Planes<'_, S, K
                 }
                 _ => {
                     let large = input.height * input.width > LARGE;
-                    let band = if large { BAND } else { all.len() };
+                    let band = if large { BAND } else { all.len().max(1) };
                     for channel in self.channels.clone() {
                         for top in all.clone().step_by(band) {
                             let rows = top..(top + band).min(all.end);
