@@ -263,7 +263,9 @@ impl<S: Lanes> Middle<S> {
         let Placed { before, input, .. } = window;
         let start = 2 * column + 1;
         let inside = |at: usize| (before[1]..before[1] + input.width).contains(&at);
-        let read = [0, S::LANES].map(|first| s.mask(|lane| inside(start + first + lane)));
+        // Not by `map`, behind which an intrinsic would be called.
+        let read = |first: usize| s.mask(|lane| inside(start + first + lane));
+        let read = [read(0), read(S::LANES)];
         let before_it = s.mask(|lane| lane == S::LANES - 1 && inside(start - 1));
         Self { start: start.wrapping_sub(before[1]), read, before: before_it }
     }
