@@ -172,11 +172,24 @@ unsafe impl Lanes for Neon {
     }
     #[inline(always)]
     unsafe fn load_masked(self, p: *const f32, mask: Mask) -> float32x4_t {
-        // SAFETY: lanes of the mask only.
-        let lane = |i: usize| if mask.lanes[i] { unsafe { *p.wrapping_add(i) } } else { 0.0 };
-        let lanes: [f32; 4] = core::array::from_fn(lane);
-        // SAFETY: four f32; NEON is enabled.
-        unsafe { vld1q_f32(lanes.as_ptr()) }
+        // Lane by lane into a register: an array would be on the stack.
+        // SAFETY: lanes of the mask only; NEON is enabled.
+        unsafe {
+            let mut v = vdupq_n_f32(0.0);
+            if mask.lanes[0] {
+                v = vld1q_lane_f32::<0>(p, v);
+            }
+            if mask.lanes[1] {
+                v = vld1q_lane_f32::<1>(p.wrapping_add(1), v);
+            }
+            if mask.lanes[2] {
+                v = vld1q_lane_f32::<2>(p.wrapping_add(2), v);
+            }
+            if mask.lanes[3] {
+                v = vld1q_lane_f32::<3>(p.wrapping_add(3), v);
+            }
+            v
+        }
     }
 
     #[inline(always)]
