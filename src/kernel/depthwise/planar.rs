@@ -114,8 +114,7 @@ const COLUMNS: usize = 8;
 const LARGE: usize = 16384;
 const BAND: usize = 16;
 
-/// f32 between what is read and what is asked for: the rows of later columns, which no
-/// prefetcher expects of a walk downwards.
+/// f32 between what is read and what is asked for: the same row of later columns.
 const AHEAD: usize = 64;
 
 /// A `K` x `K` window with both strides `ST`; `K = 0` is any window.
@@ -159,7 +158,7 @@ mod edge {
     /// Any: what they read is masked.
     pub(super) const MASKED: u8 = 1;
     /// One to the left, to the right, or both, of a 3x3 window with stride 1: the vector of
-    /// the middle tap is shifted, since a masked load takes Zen as long as two or three others.
+    /// the middle tap is shifted, which was faster than masked loads.
     pub(super) const LEFT: u8 = 2;
     pub(super) const RIGHT: u8 = 3;
     pub(super) const BOTH: u8 = 4;

@@ -14,11 +14,11 @@ use crate::simd::{K_STEP, Lanes};
 
 /// How the last vector of a panel is filled.
 mod tail {
-    /// All its lanes are output channels.
+    /// All its lanes exist: output channels or, with the sides swapped, pixels.
     pub(super) const WHOLE: u8 = 0;
-    /// Some are, and nothing beyond them may be touched.
+    /// Some do, and nothing beyond them may be touched.
     pub(super) const NARROW: u8 = 1;
-    /// At most half are: it serves two pixels at once, one in each half.
+    /// At most half do: it serves two rows at once, one in each half.
     pub(super) const HALVED: u8 = 2;
 }
 
