@@ -64,8 +64,8 @@ impl Isa {
         Ok(Self::best())
     }
 
-    /// The instruction set of that name: `avx512`, `avx2`, `neon` or
-    /// `portable`.
+    /// The instruction set of that name: `avx512` (its parts F and VL, with AVX2
+    /// and FMA), `avx2` (with FMA), `neon` or `portable`.
     ///
     /// # Errors
     ///

@@ -1,5 +1,6 @@
 //! AVX-512: 16 lanes, 32 registers.
 
+use core::arch::asm;
 use core::arch::x86_64::{__m512, _MM_HINT_T1, _mm_prefetch};
 
 use super::avx2::transpose_8x8;
@@ -12,10 +13,11 @@ pulp::simd_type! {
         avx2: "avx2",
         fma: "fma",
         avx512f: "avx512f",
+        avx512vl: "avx512vl",
     }
 }
 
-cpufeatures::new!(has_avx512, "avx", "avx2", "fma", "avx512f");
+cpufeatures::new!(has_avx512, "avx", "avx2", "fma", "avx512f", "avx512vl");
 
 impl Avx512 {
     /// The token, where the CPU and the operating system can run it.
@@ -44,12 +46,18 @@ unsafe impl Lanes for Avx512 {
     const POINTWISE_VECTORS: usize = 2;
     const STEPS_APART: bool = true;
     const LAST_STEPS: usize = 3;
+    const HALVES: bool = true;
     const SPLATS_TWO: bool = true;
     const LOOKS_UP: bool = true;
     const SPLICES: bool = true;
     const BLOCK: usize = 8;
     const WIDE_BLOCK: usize = 16;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = [[2, 7], [2, 7], [2, 7], [2, 7], [2, 7]];
+
+    #[inline(always)]
+    fn takes_halves() -> bool {
+        datapath::is_half()
+    }
 
     #[inline(always)]
     fn enter<R>(self, f: impl FnOnce() -> R) -> R {
@@ -64,6 +72,11 @@ unsafe impl Lanes for Avx512 {
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         self.avx512f._mm512_set1_ps(x)
+    }
+    #[inline(always)]
+    fn splat_whole(self, x: f32) -> __m512 {
+        // SAFETY: the token is proof of AVX-512.
+        unsafe { whole(self.splat(x)) }
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
@@ -89,6 +102,13 @@ unsafe impl Lanes for Avx512 {
     #[inline(always)]
     fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         self.avx512f._mm512_fmadd_ps(a, b, c)
+    }
+    #[inline(always)]
+    fn mul_add_low(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        let avx512 = self.avx512f;
+        let (a, b) = (avx512._mm512_castps512_ps256(a), avx512._mm512_castps512_ps256(b));
+        let sum = self.fma._mm256_fmadd_ps(a, b, avx512._mm512_castps512_ps256(c));
+        avx512._mm512_castps256_ps512(sum)
     }
     // x86 max and min return their second operand when either is NaN.
     #[inline(always)]
@@ -152,6 +172,12 @@ unsafe impl Lanes for Avx512 {
     unsafe fn store_first(self, p: *mut f32, v: __m512, n: usize) {
         // SAFETY: the mask keeps the store to the n lanes the caller vouches for.
         unsafe { self.avx512f._mm512_mask_storeu_ps(p, Self::first(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn store_low(self, p: *mut f32, v: __m512) {
+        let low = self.avx512f._mm512_castps512_ps256(v);
+        // SAFETY: the caller vouches for 8 f32.
+        unsafe { self.avx._mm256_storeu_ps(p, low) }
     }
     #[inline(always)]
     unsafe fn load_indexed(self, p: *const f32, n: usize, index: &Index) -> __m512 {
@@ -255,5 +281,111 @@ unsafe impl Lanes for Avx512 {
                 unsafe { avx512._mm512_storeu_ps(to.add((4 * part + i) * to_row), column) }
             }
         }
+    }
+}
+
+/// `x`, of which LLVM does not know that half is enough for some who use it: it would make
+/// two of it.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn whole(mut x: __m512) -> __m512 {
+    // SAFETY: there is no instruction in it.
+    unsafe { asm!("/* {} */", inout(zmm_reg) x, options(pure, nomem, nostack, preserves_flags)) };
+    x
+}
+
+/// How wide the units of the CPU are.
+mod datapath {
+    use core::sync::atomic::{AtomicU8, Ordering};
+
+    use raw_cpuid::{CpuIdResult, cpuid};
+
+    const UNKNOWN: u8 = 2;
+
+    /// Asked once: in a virtual machine this is a call of the host.
+    static HALF: AtomicU8 = AtomicU8::new(UNKNOWN);
+
+    /// Whether they are of 256 bits.
+    pub(super) fn is_half() -> bool {
+        match HALF.load(Ordering::Relaxed) {
+            UNKNOWN => assume(says_half(|leaf| cpuid!(leaf))),
+            known => known == 1,
+        }
+    }
+
+    /// Sets what [`is_half`] gives: only speed depends on it.
+    pub(super) fn assume(half: bool) -> bool {
+        HALF.store(half.into(), Ordering::Relaxed);
+        half
+    }
+
+    /// What AMD's CPUs say of theirs (AMD64 Architecture Programmer's Manual, volume 3,
+    /// appendix E, function 8000_001A). Others do not; theirs are of 512 bits.
+    pub(super) fn says_half(cpuid: impl Fn(u32) -> CpuIdResult) -> bool {
+        const LEAF: u32 = 0x8000_001a;
+        const FP256: u32 = 1 << 2;
+        const FP512: u32 = 1 << 3;
+        cpuid(0x8000_0000).eax >= LEAF && cpuid(LEAF).eax & (FP256 | FP512) == FP256
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    use raw_cpuid::CpuIdResult;
+
+    use super::datapath::{assume, is_half, says_half};
+    use crate::{Activation, Isa, Layout, PlanOptions, Pointwise, PointwiseParams, Shape};
+
+    #[test]
+    fn widths_are_decoded() {
+        let says = |last: u32, widths: u32| {
+            says_half(|leaf| {
+                let eax = if leaf == 0x8000_0000 { last } else { widths };
+                CpuIdResult { eax, ebx: 0, ecx: 0, edx: 0 }
+            })
+        };
+        assert!(says(0x8000_0021, 0b0110), "Zen 4");
+        assert!(!says(0x8000_0021, 0b1010), "a CPU with units of 512 bits");
+        assert!(!says(0x8000_0008, 0b0110), "a CPU without that leaf");
+    }
+
+    /// What is packed and computed for either width of units, from any layout to any.
+    #[test]
+    fn units_of_either_width_give_the_same_bits() -> crate::Result<()> {
+        let Some(isa) = Isa::available().find(|isa| isa.name() == "avx512") else {
+            std::println!("avx512: skipped, this CPU lacks it");
+            return Ok(());
+        };
+        let numbers = |n: usize| -> Vec<f32> {
+            (0..n).map(|i| ((i * 7919) % 2003) as f32 / 1001.0 - 1.0).collect()
+        };
+        let detected = is_half();
+        let pixels = 9 * 13;
+        for (c_in, c_out) in [(1, 1), (3, 8), (16, 24), (40, 40), (17, 5), (144, 24), (30, 71)] {
+            let (weights, bias, x) =
+                (numbers(c_in * c_out), numbers(c_out), numbers(pixels * c_in));
+            let layer = PointwiseParams::new(c_in, c_out, &weights)
+                .bias(&bias)
+                .activation(Activation::Relu6);
+            for input in [Layout::Nhwc, Layout::Nchw] {
+                for output in [Layout::Nhwc, Layout::Nchw] {
+                    let options = PlanOptions::new().input_layout(input).output_layout(output);
+                    let mut bits = Vec::new();
+                    for half in [false, true] {
+                        assume(half);
+                        let mut y = vec![f32::NAN; pixels * c_out];
+                        let layer = Pointwise::with_isa(&layer, isa)?;
+                        layer.plan_with(Shape::new(1, 9, 13), &options)?.run(&x, &mut y)?;
+                        bits.push(y.into_iter().map(f32::to_bits).collect::<Vec<_>>());
+                    }
+                    assert!(bits[0] == bits[1], "{c_in} to {c_out}, {input:?} to {output:?}");
+                }
+            }
+        }
+        assume(detected);
+        Ok(())
     }
 }

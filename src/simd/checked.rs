@@ -142,12 +142,17 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
     const POINTWISE_VECTORS: usize = S::POINTWISE_VECTORS;
     const STEPS_APART: bool = S::STEPS_APART;
     const LAST_STEPS: usize = S::LAST_STEPS;
+    const HALVES: bool = S::HALVES;
     const LOOKS_UP: bool = S::LOOKS_UP;
     const SPLICES: bool = S::SPLICES;
     const BLOCK: usize = S::BLOCK;
     const WIDE_BLOCK: usize = S::WIDE_BLOCK;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = S::DEPTHWISE_TILES;
 
+    #[inline(always)]
+    fn takes_halves() -> bool {
+        S::takes_halves()
+    }
     #[inline(always)]
     fn enter<R>(self, f: impl FnOnce() -> R) -> R {
         self.s.enter(f)
@@ -157,6 +162,10 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
     fn splat(self, x: f32) -> S::V {
         self.s.splat(x)
     }
+    #[inline(always)]
+    fn splat_whole(self, x: f32) -> S::V {
+        self.s.splat_whole(x)
+    }
     arithmetic! {
         add(a, b);
         sub(a, b);
@@ -165,6 +174,7 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
         mul(a, b);
         div(a, b);
         mul_add(a, b, c);
+        mul_add_low(a, b, c);
         mul_add_near(a, b, c);
         product_error(a, b, product);
         max(bound, x);

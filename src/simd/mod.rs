@@ -105,6 +105,8 @@ pub(crate) unsafe trait Lanes: Copy {
     /// multiply-add want the same port (Zen: a store costs as much as two multiply-adds),
     /// a store whose register is just being written needs none; but they go one by one.
     const LAST_STEPS: usize = 0;
+    /// Whether [`mul_add_low`](Self::mul_add_low) is an instruction.
+    const HALVES: bool = false;
     /// Whether [`splat_two`](Self::splat_two) loads once.
     const SPLATS_TWO: bool = false;
     /// Whether [`lookup`](Self::lookup) is an instruction.
@@ -120,11 +122,22 @@ pub(crate) unsafe trait Lanes: Copy {
     /// 7x7: the rows (1 or 2) and columns of outputs that stay in registers.
     const DEPTHWISE_TILES: [[usize; 2]; 5];
 
+    /// Whether this CPU computes a vector in halves, so that a half alone costs half.
+    #[inline(always)]
+    fn takes_halves() -> bool {
+        false
+    }
+
     /// Runs `f` compiled for this instruction set: the one boundary across
     /// which target features change. All of `f` must be `inline(always)`.
     fn enter<R>(self, f: impl FnOnce() -> R) -> R;
 
     fn splat(self, x: f32) -> Self::V;
+    /// The same as one instruction, also where one user takes half of it.
+    #[inline(always)]
+    fn splat_whole(self, x: f32) -> Self::V {
+        self.splat(x)
+    }
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     /// `-x`: a part of the multiply-add that takes it, where there is one.
@@ -141,6 +154,11 @@ pub(crate) unsafe trait Lanes: Copy {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once where the instruction set can.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The same in the lower half; what the upper half is does not matter.
+    #[inline(always)]
+    fn mul_add_low(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        self.mul_add(a, b, c)
+    }
     /// `a * b + c`, rounded once but for a little, also where
     /// [`mul_add`](Self::mul_add) rounds twice; all of them finite and not tiny.
     #[inline(always)]
@@ -241,6 +259,16 @@ pub(crate) unsafe trait Lanes: Copy {
     /// # Safety
     /// `p` is valid for writing `n <= LANES` f32.
     unsafe fn store_first(self, p: *mut f32, v: Self::V, n: usize);
+
+    /// The lower half.
+    ///
+    /// # Safety
+    /// `p` is valid for writing `LANES / 2` f32.
+    #[inline(always)]
+    unsafe fn store_low(self, p: *mut f32, v: Self::V) {
+        // SAFETY: passed on.
+        unsafe { self.store_first(p, v, Self::LANES / 2) }
+    }
 
     /// Lane `l` is `p[index[l]]`.
     ///
@@ -445,6 +473,14 @@ mod tests {
             holds("parts", odd, &|i| both(2 * i + 1));
             holds("shift_up", s.shift_up(x, y), &|i| both(S::LANES - 1 + i));
             holds("shift_down", s.shift_down(x, y), &|i| both(i + 1));
+            let sum = s.to_array(s.mul_add_low(s.splat_whole(2.0), x, y));
+            let mut stored = numbers(0.5);
+            // SAFETY: the array holds at least half a vector.
+            unsafe { s.store_low(stored.as_mut_ptr(), y) };
+            for i in 0..half {
+                assert_eq!([sum[i], stored[i]], [2.0 * low[i] + high[i], high[i]]);
+            }
+            assert_eq!(stored[half..], numbers(0.5)[half..]);
             holds("swap_halves", s.swap_halves(x), &|i| low[(i + half) % S::LANES]);
             for n in 1..=half {
                 holds("join", s.join(x, y, n), &|i| if i < n { low[i] } else { high[i] });

@@ -20,6 +20,14 @@ mod tail {
     pub(super) const NARROW: u8 = 1;
     /// At most half do: it serves two rows at once, one in each half.
     pub(super) const HALVED: u8 = 2;
+    /// At most half do, all of them output channels, and half a vector is multiplied for
+    /// half the price.
+    pub(super) const LOW: u8 = 3;
+
+    /// Whether at most half the lanes exist.
+    pub(super) const fn is_half(tail: u8) -> bool {
+        tail >= HALVED
+    }
 }
 
 /// Where a run of tiles starts its sums.
@@ -102,8 +110,10 @@ pub(crate) struct Args {
 
 impl Args {
     fn tail<S: Lanes>(&self) -> u8 {
+        let low = S::HALVES && self.b_row == 0 && self.last_lanes <= S::LANES / 2;
         match (self.pixel_lanes < S::LANES, self.last_lanes < S::LANES) {
             (true, _) => tail::HALVED,
+            (false, true) if low => tail::LOW,
             (false, true) => tail::NARROW,
             (false, false) => tail::WHOLE,
         }
@@ -197,7 +207,6 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
         return;
     }
     let tail = args.tail::<S>();
-    let halved = tail == tail::HALVED;
     let tiles = m.div_ceil(most_rows::<S>(nv, tail, args.b_row > 0));
     let (rows, taller) = (m / tiles, m % tiles);
     // SAFETY: taller * (rows + 1) + (tiles - taller) * rows = m pixels in all.
@@ -208,7 +217,7 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
             select::<S>(rows + 1, nv, args)(s, args, start, taller);
         }
         let rest = start.skip(args, taller * (rows + 1));
-        let rest = rest.asked(args, taller * lines_of_a_tile::<S>(nv, halved, args.k));
+        let rest = rest.asked(args, taller * lines_of_a_tile::<S>(nv, tail, args.k));
         select::<S>(rows, nv, args)(s, args, rest, tiles - taller);
     }
 }
@@ -295,19 +304,20 @@ const fn lines_at_a_time<S: Lanes>(nv: usize) -> usize {
 }
 
 /// The steps that a tile of `nv` vectors takes row by row: not where they would be in
-/// two blocks of the input's channels, nor where rows share a vector, which is slower.
-fn last_steps<S: Lanes>(nv: usize, halved: bool, k: usize) -> usize {
+/// two blocks of the input's channels, nor where rows share a vector, which is slower, nor
+/// with half vectors, where LLVM would keep the sums in memory.
+fn last_steps<S: Lanes>(nv: usize, tail: u8, k: usize) -> usize {
     const { assert!(S::LAST_STEPS <= K_STEP) }
     let in_block = match k % S::LANES {
         0 if k > 0 => S::LANES,
         rest => rest,
     };
-    if nv > 1 && !halved && in_block >= S::LAST_STEPS { S::LAST_STEPS } else { 0 }
+    if nv > 1 && !tail::is_half(tail) && in_block >= S::LAST_STEPS { S::LAST_STEPS } else { 0 }
 }
 
 /// The lines that a tile of `nv` vectors asks for when it sums over `k` channels.
-fn lines_of_a_tile<S: Lanes>(nv: usize, halved: bool, k: usize) -> usize {
-    (k - last_steps::<S>(nv, halved, k)) / S::LANES
+fn lines_of_a_tile<S: Lanes>(nv: usize, tail: u8, k: usize) -> usize {
+    (k - last_steps::<S>(nv, tail, k)) / S::LANES
         * (S::LANES / K_STEP).div_ceil(2)
         * lines_at_a_time::<S>(nv)
 }
@@ -323,6 +333,7 @@ fn select<S: Lanes>(mr: usize, nv: usize, args: &Args) -> Run<S> {
                     ($nv, tail::WHOLE, false) => run::<S, $mr, $nv, { tail::WHOLE }, false>,
                     ($nv, tail::NARROW, false) => run::<S, $mr, $nv, { tail::NARROW }, false>,
                     ($nv, tail::HALVED, false) => run::<S, $mr, $nv, { tail::HALVED }, false>,
+                    ($nv, tail::LOW, false) => run::<S, $mr, $nv, { tail::LOW }, false>,
                     ($nv, tail::WHOLE, true) => run::<S, $mr, $nv, { tail::WHOLE }, true>,
                     ($nv, tail::NARROW, true) => run::<S, $mr, $nv, { tail::NARROW }, true>,
                     ($nv, tail::HALVED, true) => run::<S, $mr, $nv, { tail::HALVED }, true>,
@@ -353,14 +364,14 @@ unsafe fn run<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8, const 
     tiles: usize,
 ) {
     // Instances that no panel asks for are empty.
-    if const { MR > most_rows::<S>(NV, TAIL, SWAPPED) } {
+    if const { MR > most_rows::<S>(NV, TAIL, SWAPPED) || TAIL == tail::LOW && !S::HALVES } {
         return;
     }
     s.enter(
         #[inline(always)]
         || {
             let mut at = start;
-            let lines = lines_of_a_tile::<S>(NV, TAIL == tail::HALVED, args.k);
+            let lines = lines_of_a_tile::<S>(NV, TAIL, args.k);
             for _ in 0..tiles {
                 // SAFETY: the caller vouches for `tiles` tiles.
                 unsafe { tile::<S, MR, NV, TAIL, SWAPPED>(s, args, at) };
@@ -446,7 +457,10 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8, const
     let store = |r: usize, v: usize, x: S::V| {
         // SAFETY: vector v of pixel r, cut to the lanes that exist.
         unsafe {
-            if TAIL != tail::WHOLE && v == NV - 1 {
+            let cut = TAIL != tail::WHOLE && v == NV - 1;
+            if cut && tail::is_half(TAIL) && args.last_lanes == S::LANES / 2 {
+                s.store_low(c(r, v), x);
+            } else if cut {
                 s.store_first(c(r, v), x, args.last_lanes);
             } else {
                 s.store(c(r, v), x);

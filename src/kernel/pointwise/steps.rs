@@ -19,25 +19,29 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
     mut ahead: *const f32,
 ) {
     let mut b = args.b;
-    let last = last_steps::<S>(NV, TAIL == tail::HALVED, args.k);
+    let last = last_steps::<S>(NV, TAIL, args.k);
     let steps = args.k - last;
     // SAFETY: every address is of a pixel r < MR and a channel below k of a run, or of
     // that channel's NV vectors of weights.
     unsafe {
-        macro_rules! halved {
+        macro_rules! by_half {
             ($a:expr, $b:expr) => {
                 if S::STEPS_APART {
                     compiler_fence(Ordering::SeqCst);
                 }
                 let b: [S::V; NV] = core::array::from_fn(|v| s.load($b.add(v * S::LANES)));
-                rank_one_halved(s, acc, args.pixel_lanes, $a, args.a_row, &b);
+                if TAIL == tail::LOW {
+                    rank_one_low(s, acc, $a, args.a_row, &b);
+                } else {
+                    rank_one_halved(s, acc, args.pixel_lanes, $a, args.a_row, &b);
+                }
             };
         }
         macro_rules! steps {
             ($n:expr) => {
                 for k in 0..$n {
-                    if TAIL == tail::HALVED {
-                        halved!(a.add(k), b);
+                    if tail::is_half(TAIL) {
+                        by_half!(a.add(k), b);
                     } else {
                         s.rank_one(acc, a.add(k), args.a_row, b);
                     }
@@ -59,9 +63,9 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
                     }
                 }
                 let a = a.add(step * K_STEP);
-                if TAIL == tail::HALVED {
+                if tail::is_half(TAIL) {
                     for k in 0..K_STEP {
-                        halved!(a.add(k), b.add(k * NV * S::LANES));
+                        by_half!(a.add(k), b.add(k * NV * S::LANES));
                     }
                 } else {
                     s.rank_update(acc, a, args.a_row, b);
@@ -99,7 +103,7 @@ pub(super) unsafe fn of_planes<S: Lanes, const MR: usize, const NV: usize, const
     let (a_row, b_row) = (args.a_row, args.b_row);
     let mut b = args.b;
     let exist = s.mask(|lane| lane < args.last_lanes);
-    let last = last_steps::<S>(NV, TAIL != tail::WHOLE, args.k);
+    let last = if TAIL == tail::WHOLE { last_steps::<S>(NV, TAIL, args.k) } else { 0 };
     let steps = args.k - last;
     // SAFETY: every address is of a channel's NV vectors of pixels, the last one as wide as
     // it exists, or of a channel below k of row r < MR of the weights.
@@ -137,7 +141,7 @@ pub(super) unsafe fn of_planes<S: Lanes, const MR: usize, const NV: usize, const
         for _ in 0..steps % K_STEP {
             step!(1);
         }
-        if TAIL == tail::WHOLE && last > 0 {
+        if last > 0 {
             row_by_row(
                 s,
                 acc,
@@ -184,6 +188,29 @@ unsafe fn row_by_row<S: Lanes, const MR: usize, const NV: usize>(
                 acc[r][v] = s.mul_add(x, w, acc[r][v]);
             }
         }
+    }
+}
+
+/// As [`Lanes::rank_one`], with the lower half of the last vector only.
+///
+/// # Safety
+/// As for [`Lanes::rank_one`].
+#[inline(always)]
+unsafe fn rank_one_low<S: Lanes, const MR: usize, const NV: usize>(
+    s: S,
+    acc: &mut [[S::V; NV]; MR],
+    a: *const f32,
+    a_row: usize,
+    b: &[S::V; NV],
+) {
+    for (r, row) in acc.iter_mut().enumerate() {
+        // SAFETY: row r < MR of `a`.
+        let x = unsafe { s.read(a.add(r * a_row)) };
+        let x = if NV > 1 { s.splat_whole(x) } else { s.splat(x) };
+        for v in 0..NV - 1 {
+            row[v] = s.mul_add(x, b[v], row[v]);
+        }
+        row[NV - 1] = s.mul_add_low(x, b[NV - 1], row[NV - 1]);
     }
 }
 
