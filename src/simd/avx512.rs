@@ -329,7 +329,7 @@ mod datapath {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "std"))]
 mod tests {
     use alloc::vec;
     use alloc::vec::Vec;
