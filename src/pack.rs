@@ -29,8 +29,7 @@ impl Panel {
         let wider = S::POINTWISE_ROWS.get(preferred).is_some_and(|&rows| rows > 0);
         let vectors = if wider && left == preferred + 1 { left } else { left.min(preferred) };
         let half = tail == Tail::Zeros && (1..=S::LANES / 2).contains(&(channels % S::LANES));
-        let pairs = S::POINTWISE_HALVED_ROWS[vectors - 1] > 0 && !S::takes_halves();
-        let halved = half && vectors == left && pairs;
+        let halved = half && vectors == left && S::POINTWISE_HALVED_ROWS[vectors - 1] > 0;
         Self { first, vectors, halved }
     }
 

@@ -108,7 +108,7 @@ unsafe impl Lanes for Avx512 {
         let avx512 = self.avx512f;
         let (a, b) = (avx512._mm512_castps512_ps256(a), avx512._mm512_castps512_ps256(b));
         let sum = self.fma._mm256_fmadd_ps(a, b, avx512._mm512_castps512_ps256(c));
-        avx512._mm512_castps256_ps512(sum)
+        avx512._mm512_zextps256_ps512(sum)
     }
     // x86 max and min return their second operand when either is NaN.
     #[inline(always)]
@@ -320,7 +320,7 @@ mod datapath {
     }
 
     /// What AMD's CPUs say of theirs (AMD64 Architecture Programmer's Manual, volume 3,
-    /// appendix E, function 8000_001A). Others do not; theirs are of 512 bits.
+    /// appendix E, function 8000_001A). Others do not; theirs are taken for 512 bits.
     pub(super) fn says_half(cpuid: impl Fn(u32) -> CpuIdResult) -> bool {
         const LEAF: u32 = 0x8000_001a;
         const FP256: u32 = 1 << 2;

@@ -258,6 +258,12 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
         unsafe { self.s.store_first(p, v, n) }
     }
     #[inline(always)]
+    unsafe fn store_low(self, p: *mut f32, v: S::V) {
+        self.memory.check(p, S::LANES / 2, true);
+        // SAFETY: passed on.
+        unsafe { self.s.store_low(p, v) }
+    }
+    #[inline(always)]
     unsafe fn load_indexed(self, p: *const f32, n: usize, index: &Index) -> S::V {
         assert!(n <= S::LANES && index[..S::LANES].iter().all(|&i| (0..n as i32).contains(&i)));
         self.memory.check(p, n, false);

@@ -20,8 +20,8 @@ mod tail {
     pub(super) const NARROW: u8 = 1;
     /// At most half do: it serves two rows at once, one in each half.
     pub(super) const HALVED: u8 = 2;
-    /// At most half do, all of them output channels, and half a vector is multiplied for
-    /// half the price.
+    /// As halved, on a CPU that multiplies half a vector for half the price: it serves one
+    /// row. Not of pixels.
     pub(super) const LOW: u8 = 3;
 
     /// Whether at most half the lanes exist.
@@ -110,10 +110,10 @@ pub(crate) struct Args {
 
 impl Args {
     fn tail<S: Lanes>(&self) -> u8 {
-        let low = S::HALVES && self.b_row == 0 && self.last_lanes <= S::LANES / 2;
+        let low = self.b_row == 0 && S::takes_halves();
         match (self.pixel_lanes < S::LANES, self.last_lanes < S::LANES) {
+            (true, _) if low => tail::LOW,
             (true, _) => tail::HALVED,
-            (false, true) if low => tail::LOW,
             (false, true) => tail::NARROW,
             (false, false) => tail::WHOLE,
         }
