@@ -43,7 +43,13 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
                     if tail::is_half(TAIL) {
                         by_half!(a.add(k), b);
                     } else {
-                        s.rank_one(acc, a.add(k), args.a_row, b);
+                        row_by_row(
+                            s,
+                            acc,
+                            1,
+                            |r, _| a.wrapping_add(r * args.a_row + k),
+                            |_, v| s.load(b.add(v * S::LANES)),
+                        );
                     }
                     b = b.add(NV * S::LANES);
                 }
@@ -80,6 +86,7 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
             row_by_row(
                 s,
                 acc,
+                S::LAST_STEPS,
                 |r, k| a.wrapping_add(r * args.a_row + k),
                 |k, v| s.load(b.add((k * NV + v) * S::LANES)),
             );
@@ -145,6 +152,7 @@ pub(super) unsafe fn of_planes<S: Lanes, const MR: usize, const NV: usize, const
             row_by_row(
                 s,
                 acc,
+                S::LAST_STEPS,
                 |r, k| a.wrapping_add(r + k * a_row),
                 |k, v| s.load(b.wrapping_add(k * b_row + v * S::LANES)),
             );
@@ -165,13 +173,14 @@ pub(super) unsafe fn of_planes<S: Lanes, const MR: usize, const NV: usize, const
 unsafe fn row_by_row<S: Lanes, const MR: usize, const NV: usize>(
     s: S,
     acc: &mut [[S::V; NV]; MR],
+    steps: usize,
     a: impl Fn(usize, usize) -> *const f32,
     load: impl Fn(usize, usize) -> S::V,
 ) {
-    let held = (S::LAST_STEPS + MR) * NV < S::REGISTERS;
+    let held = (steps + MR) * NV < S::REGISTERS;
     let mut weights = [[s.splat(0.0); NV]; K_STEP];
     if held {
-        for k in 0..S::LAST_STEPS {
+        for k in 0..steps {
             for v in 0..NV {
                 weights[k][v] = load(k, v);
             }
@@ -180,7 +189,7 @@ unsafe fn row_by_row<S: Lanes, const MR: usize, const NV: usize>(
     for r in 0..MR {
         // Or the loads would move to the front, and spill.
         compiler_fence(Ordering::SeqCst);
-        for k in 0..S::LAST_STEPS {
+        for k in 0..steps {
             // SAFETY: passed on.
             let x = unsafe { s.splat(s.read(a(r, k))) };
             for v in 0..NV {
