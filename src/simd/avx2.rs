@@ -9,9 +9,9 @@ use super::{Index, Lanes, MAX_VECTORS};
 pulp::simd_type! {
     /// Proof that the CPU has AVX2 and FMA.
     pub(crate) struct Avx2 {
-        avx: "avx",
-        avx2: "avx2",
-        fma: "fma",
+        pub(super) avx: "avx",
+        pub(super) avx2: "avx2",
+        pub(super) fma: "fma",
     }
 }
 
@@ -77,6 +77,7 @@ pub(super) unsafe fn transpose_8x8(
 unsafe impl Lanes for Avx2 {
     type V = __m256;
     type Mask = __m256i;
+    type Narrow = Self;
     const LANES: usize = 8;
     const NAME: &'static str = "avx2";
     const REGISTERS: usize = 16;
@@ -187,6 +188,12 @@ unsafe impl Lanes for Avx2 {
     unsafe fn load_masked(self, p: *const f32, mask: __m256i) -> __m256 {
         // SAFETY: the mask keeps the load to the lanes the caller vouches for.
         unsafe { self.avx._mm256_maskload_ps(p, mask) }
+    }
+    #[inline(always)]
+    unsafe fn load_cut(self, p: *const f32, mask: __m256i) -> __m256 {
+        // SAFETY: passed on.
+        let x = unsafe { self.load(p) };
+        self.avx._mm256_and_ps(x, self.avx._mm256_castsi256_ps(mask))
     }
 
     #[inline(always)]

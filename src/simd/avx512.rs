@@ -38,6 +38,7 @@ impl Avx512 {
 unsafe impl Lanes for Avx512 {
     type V = __m512;
     type Mask = u16;
+    type Narrow = super::Avx2;
     const LANES: usize = 16;
     const NAME: &'static str = "avx512";
     const REGISTERS: usize = 32;
@@ -57,6 +58,12 @@ unsafe impl Lanes for Avx512 {
     #[inline(always)]
     fn takes_halves() -> bool {
         datapath::is_half()
+    }
+
+    #[inline(always)]
+    fn narrow(self) -> Option<super::Avx2> {
+        let Self { avx, avx2, fma, .. } = self;
+        datapath::is_half().then_some(super::Avx2 { avx, avx2, fma })
     }
 
     #[inline(always)]
@@ -331,13 +338,17 @@ mod datapath {
 
 #[cfg(all(test, feature = "std"))]
 mod tests {
+    use alloc::format;
     use alloc::vec;
     use alloc::vec::Vec;
 
     use raw_cpuid::CpuIdResult;
 
     use super::datapath::{assume, is_half, says_half};
-    use crate::{Activation, Isa, Layout, PlanOptions, Pointwise, PointwiseParams, Shape};
+    use crate::{
+        Activation, Depthwise, DepthwiseParams, Isa, Layout, Padding, PlanOptions, Pointwise,
+        PointwiseParams, Shape,
+    };
 
     #[test]
     fn widths_are_decoded() {
@@ -352,17 +363,46 @@ mod tests {
         assert!(!says(0x8000_0008, 0b0110), "a CPU without that leaf");
     }
 
-    /// What is packed and computed for either width of units, from any layout to any.
+    /// What is packed and computed for either width of units. One test, since all tests
+    /// share what is assumed.
     #[test]
     fn units_of_either_width_give_the_same_bits() -> crate::Result<()> {
         let Some(isa) = Isa::available().find(|isa| isa.name() == "avx512") else {
             std::println!("avx512: skipped, this CPU lacks it");
             return Ok(());
         };
-        let numbers = |n: usize| -> Vec<f32> {
-            (0..n).map(|i| ((i * 7919) % 2003) as f32 / 1001.0 - 1.0).collect()
-        };
         let detected = is_half();
+        tiles(isa)?;
+        planes(isa)?;
+        assume(detected);
+        Ok(())
+    }
+
+    fn numbers(n: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7919) % 2003) as f32 / 1001.0 - 1.0).collect()
+    }
+
+    /// Holds what `run` writes for either width against each other.
+    fn compare(
+        context: &str,
+        outputs: usize,
+        run: impl Fn(&mut [f32]) -> crate::Result<()>,
+    ) -> crate::Result<()> {
+        let mut bits = Vec::new();
+        for half in [false, true] {
+            assume(half);
+            let mut y = vec![f32::from_bits(1); outputs];
+            run(&mut y)?;
+            // Which NaN it is is not said.
+            let each = y.into_iter().map(|y| if y.is_nan() { u32::MAX } else { y.to_bits() });
+            bits.push(each.collect::<Vec<_>>());
+        }
+        assert!(bits[0] == bits[1], "{context}");
+        Ok(())
+    }
+
+    /// Pointwise tiles, from any layout to any.
+    fn tiles(isa: Isa) -> crate::Result<()> {
         let pixels = 9 * 13;
         for (c_in, c_out) in [(1, 1), (3, 8), (16, 24), (40, 40), (17, 5), (144, 24), (30, 71)] {
             let (weights, bias, x) =
@@ -373,19 +413,43 @@ mod tests {
             for input in [Layout::Nhwc, Layout::Nchw] {
                 for output in [Layout::Nhwc, Layout::Nchw] {
                     let options = PlanOptions::new().input_layout(input).output_layout(output);
-                    let mut bits = Vec::new();
-                    for half in [false, true] {
-                        assume(half);
-                        let mut y = vec![f32::NAN; pixels * c_out];
+                    let context = format!("{c_in} to {c_out}, {input:?} to {output:?}");
+                    compare(&context, pixels * c_out, |y| {
                         let layer = Pointwise::with_isa(&layer, isa)?;
-                        layer.plan_with(Shape::new(1, 9, 13), &options)?.run(&x, &mut y)?;
-                        bits.push(y.into_iter().map(f32::to_bits).collect::<Vec<_>>());
-                    }
-                    assert!(bits[0] == bits[1], "{c_in} to {c_out}, {input:?} to {output:?}");
+                        layer.plan_with(Shape::new(1, 9, 13), &options)?.run(&x, y)
+                    })?;
                 }
             }
         }
-        assume(detected);
+        Ok(())
+    }
+
+    /// Small planes, which go by rows or by pairs of them, with what a tap outside the image
+    /// could spoil.
+    fn planes(isa: Isa) -> crate::Result<()> {
+        let special = [-0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40, -1.0];
+        let channels = 37;
+        let bias = vec![-0.0; channels];
+        let options = PlanOptions::new().layout(Layout::Nchw);
+        for (height, width) in [7, 8].into_iter().flat_map(|h| (1..12).map(move |w| (h, w))) {
+            let size = height * width;
+            let (mut taps, mut x) = (numbers(9 * channels), numbers(size * channels));
+            for (i, special) in special.into_iter().cycle().take(40).enumerate() {
+                taps[i * 83 % (9 * channels)] = special;
+                x[i * 197 % (size * channels)] = special;
+            }
+            for activation in [Activation::Identity, Activation::HardSwish, Activation::Gelu] {
+                let layer = DepthwiseParams::new(channels, [3, 3], &taps)
+                    .bias(&bias)
+                    .padding(Padding::Explicit { top: 1, bottom: 1, left: 1, right: 1 })
+                    .activation(activation);
+                let context = format!("planes of {height} x {width}, {activation:?}");
+                compare(&context, size * channels, |y| {
+                    let layer = Depthwise::with_isa(&layer, isa)?;
+                    layer.plan_with(Shape::new(1, height, width), &options)?.run(&x, y)
+                })?;
+            }
+        }
         Ok(())
     }
 }

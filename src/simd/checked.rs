@@ -131,9 +131,10 @@ macro_rules! arithmetic {
 }
 
 // SAFETY: as sound as the token within, which does all the work.
-unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
+unsafe impl<'m, S: Lanes> Lanes for Checked<'m, S> {
     type V = S::V;
     type Mask = Mask<S::Mask>;
+    type Narrow = Checked<'m, S::Narrow>;
     const LANES: usize = S::LANES;
     const NAME: &'static str = S::NAME;
     const REGISTERS: usize = S::REGISTERS;
@@ -152,6 +153,10 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
     #[inline(always)]
     fn takes_halves() -> bool {
         S::takes_halves()
+    }
+    #[inline(always)]
+    fn narrow(self) -> Option<Self::Narrow> {
+        Some(Checked { s: self.s.narrow()?, memory: self.memory })
     }
     #[inline(always)]
     fn enter<R>(self, f: impl FnOnce() -> R) -> R {
@@ -294,6 +299,13 @@ unsafe impl<S: Lanes> Lanes for Checked<'_, S> {
         self.check_lanes(p, mask.lanes);
         // SAFETY: passed on.
         unsafe { self.s.load_masked(p, mask.mask) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_cut(self, p: *const f32, mask: Self::Mask) -> S::V {
+        self.memory.check(p, S::LANES, false);
+        // SAFETY: passed on.
+        unsafe { self.s.load_cut(p, mask.mask) }
     }
 
     #[inline(always)]

@@ -80,6 +80,8 @@ pub(crate) unsafe trait Lanes: Copy {
     type V: Copy;
     /// Some lanes of it.
     type Mask: Copy;
+    /// An instruction set of half its width, if it holds one; itself otherwise.
+    type Narrow: Lanes;
     /// f32 lanes in `V`.
     const LANES: usize;
     /// The name in kernel names and in `MBCONV_ISA`.
@@ -126,6 +128,12 @@ pub(crate) unsafe trait Lanes: Copy {
     #[inline(always)]
     fn takes_halves() -> bool {
         false
+    }
+
+    /// The token of half the width, on a CPU where twice as many halves take no longer.
+    #[inline(always)]
+    fn narrow(self) -> Option<Self::Narrow> {
+        None
     }
 
     /// Runs `f` compiled for this instruction set: the one boundary across
@@ -312,6 +320,16 @@ pub(crate) unsafe trait Lanes: Copy {
     /// `p + i` is valid for reading for each lane `i` of `mask`.
     unsafe fn load_masked(self, p: *const f32, mask: Self::Mask) -> Self::V;
 
+    /// The same where all of `p` is valid, which may be faster.
+    ///
+    /// # Safety
+    /// `p` is valid for reading `LANES` f32.
+    #[inline(always)]
+    unsafe fn load_cut(self, p: *const f32, mask: Self::Mask) -> Self::V {
+        // SAFETY: passed on.
+        unsafe { self.load_masked(p, mask) }
+    }
+
     /// The even lanes of `low`, then the odd lanes of `high`: every other f32, where
     /// `high` ends with the last of them.
     fn even(self, low: Self::V, high: Self::V) -> Self::V;
@@ -488,6 +506,15 @@ mod tests {
                     if i < n { low[i + n] } else { high[i - n] }
                 });
             }
+            let is_in = |lane: usize| lane % 3 != 1;
+            let some = s.mask(is_in);
+            holds("select", s.select(some, x, y), &|i| if is_in(i) { low[i] } else { high[i] });
+            // SAFETY: as above.
+            let masked = unsafe { s.load_masked(high.as_ptr(), some) };
+            holds("load_masked", masked, &|i| if is_in(i) { high[i] } else { 0.0 });
+            // SAFETY: as above.
+            let cut = unsafe { s.load_cut(high.as_ptr(), some) };
+            holds("load_cut", cut, &|i| if is_in(i) { high[i] } else { 0.0 });
             let table: [f32; TABLE] = core::array::from_fn(|i| (i * i) as f32);
             let index: [f32; MAX_LANES] =
                 core::array::from_fn(|i| f32::from_bits((5 * i + 64) as u32));

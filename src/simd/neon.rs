@@ -34,6 +34,7 @@ pub(crate) struct Mask {
 unsafe impl Lanes for Neon {
     type V = float32x4_t;
     type Mask = Mask;
+    type Narrow = Self;
     const LANES: usize = 4;
     const NAME: &'static str = "neon";
     // A row also holds one register of K_STEP inputs for the lane multiply-adds.

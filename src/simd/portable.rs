@@ -15,6 +15,7 @@ pub(crate) struct Portable;
 unsafe impl Lanes for Portable {
     type V = f32x4;
     type Mask = [bool; 4];
+    type Narrow = Self;
     const LANES: usize = 4;
     const NAME: &'static str = "portable";
     const REGISTERS: usize = 16;

@@ -4,8 +4,8 @@
 //! own, which skip the rows and columns outside the image; the others know nothing
 //! of borders.
 
-mod pairs;
 pub(crate) mod planar;
+mod small;
 mod tile;
 mod turned;
 

@@ -10,7 +10,7 @@
 
 use core::ops::Range;
 
-use super::pairs;
+use super::small;
 use crate::activation::{Finish, Finishing};
 use crate::kernel::activate::{Addend, Stored, activate};
 use crate::pack::{PackedDepthwise, Tail};
@@ -85,13 +85,13 @@ pub(crate) unsafe fn planes<S: Lanes>(
 ) {
     let window = args.window;
     let dense = [args.input_row, args.output_row] == [window.output.width; 2];
-    if pairs::fits::<S>(window)
+    if small::fits::<S>(window)
         && dense
         && rows == (0..window.output.height)
         && columns == (0..window.output.width)
     {
         // SAFETY: passed on.
-        return unsafe { pairs::planes(s, args, channels) };
+        return unsafe { small::planes(s, args, channels) };
     }
     let run = match (window.kernel, window.stride, window.dilation) {
         ([3, 3], [1, 1], [1, 1]) => run::<S, 3, 1>,

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use super::{Args, Layer, pairs, planar, rows};
+use super::{Args, Layer, planar, rows, small};
 use crate::buffer::Local;
 use crate::kernel::parts::Axis;
 use crate::kernel::transpose::transpose;
@@ -40,7 +40,7 @@ impl Layer<'_> {
             && multiplier == 1
             && channels >= S::LANES
             && !planar::is_fast::<S>(self.window)
-            && !self.by_pairs::<S>();
+            && !self.by_small_planes::<S>();
         let bands = |rows| {
             let ring = self.window.reach(0, rows);
             let largest = (ring * input.width).max(rows * output.width);
@@ -51,13 +51,13 @@ impl Layer<'_> {
         if turned { fitting.next() } else { None }
     }
 
-    /// Whether two rows of planes go as one vector, out of planes and into planes.
-    fn by_pairs<S: Lanes>(&self) -> bool {
+    /// Whether planes are so small that they are spelled out, out of planes and into planes.
+    fn by_small_planes<S: Lanes>(&self) -> bool {
         let Self { window, input_view, output_view, parts, .. } = self;
         let dense = [input_view, output_view]
             .iter()
             .all(|view| view.is_planar() && view.row == window.output.width);
-        pairs::fits::<S>(window) && dense && (parts.tasks == 1 || parts.axis == Axis::Channels)
+        small::fits::<S>(window) && dense && (parts.tasks == 1 || parts.axis == Axis::Channels)
     }
 
     /// From planes, some vectors of channels at a time: a ring of input rows holds them

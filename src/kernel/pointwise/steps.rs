@@ -33,7 +33,7 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
                 if TAIL == tail::LOW {
                     rank_one_low(s, acc, $a, args.a_row, &b);
                 } else {
-                    rank_one_halved(s, acc, args.pixel_lanes, $a, args.a_row, &b);
+                    rank_one_halved(s, acc, args.pixel_lanes, S::STEPS_APART, $a, args.a_row, &b);
                 }
             };
         }
@@ -129,7 +129,7 @@ pub(super) unsafe fn of_planes<S: Lanes, const MR: usize, const NV: usize, const
                 }
                 if TAIL == tail::HALVED {
                     x[NV - 1] = s.join(x[NV - 1], s.swap_halves(x[NV - 1]), args.pixel_lanes);
-                    rank_one_halved(s, acc, args.pixel_lanes, a, 1, &x);
+                    rank_one_halved(s, acc, args.pixel_lanes, false, a, 1, &x);
                 } else {
                     for (r, row) in acc.iter_mut().enumerate() {
                         let w = s.splat(s.read(a.wrapping_add(r)));
@@ -225,7 +225,7 @@ unsafe fn rank_one_low<S: Lanes, const MR: usize, const NV: usize>(
 
 /// As [`Lanes::rank_one`], where the last vector of `b` holds what half a vector has twice:
 /// it meets two rows at once, and `acc[r][NV - 1]` with even `r` holds row `r` below row
-/// `r + 1`.
+/// `r + 1`. `apart`: the loads of two rows stay behind the two before.
 ///
 /// # Safety
 /// As for [`Lanes::rank_one`].
@@ -234,6 +234,7 @@ unsafe fn rank_one_halved<S: Lanes, const MR: usize, const NV: usize>(
     s: S,
     acc: &mut [[S::V; NV]; MR],
     half: usize,
+    apart: bool,
     a: *const f32,
     a_row: usize,
     b: &[S::V; NV],
@@ -241,6 +242,9 @@ unsafe fn rank_one_halved<S: Lanes, const MR: usize, const NV: usize>(
     // SAFETY: row r < MR of `a`.
     unsafe {
         for r in (0..MR).step_by(2) {
+            if apart {
+                compiler_fence(Ordering::SeqCst);
+            }
             let x = s.splat(s.read(a.add(r * a_row)));
             let mut both = x;
             for v in 0..NV - 1 {
