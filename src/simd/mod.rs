@@ -327,7 +327,7 @@ pub(crate) unsafe trait Lanes: Copy {
     #[inline(always)]
     unsafe fn load_cut(self, p: *const f32, mask: Self::Mask) -> Self::V {
         // SAFETY: passed on.
-        unsafe { self.load_masked(p, mask) }
+        self.select(mask, unsafe { self.load(p) }, self.splat(0.0))
     }
 
     /// The even lanes of `low`, then the odd lanes of `high`: every other f32, where

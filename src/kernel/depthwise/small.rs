@@ -191,7 +191,7 @@ impl<S: Lanes, N: Lanes, const H: usize> Rows<'_, S, N, H> {
                         // SAFETY: the masks keep to the plane where a vector would not.
                         let x = unsafe {
                             match kx {
-                                0 if $y == 0 => s.load_masked(p, left),
+                                0 if $y == 0 || last => s.load_masked(p, left),
                                 0 => s.load_cut(p, left),
                                 1 if last => s.load_masked(p, inside),
                                 1 => s.load(p),
