@@ -22,6 +22,32 @@ impl Neon {
     }
 }
 
+/// The lanes that `has` names, zeros in the others. Lane by lane into a register: a copy of
+/// unknown length would be a call, an array would be on the stack.
+///
+/// # Safety
+/// `p + i` is valid for reading for each of these lanes.
+#[inline(always)]
+unsafe fn load_lanes(p: *const f32, has: impl Fn(usize) -> bool) -> float32x4_t {
+    // SAFETY: the lanes the caller vouches for; NEON is enabled.
+    unsafe {
+        let mut v = vdupq_n_f32(0.0);
+        if has(0) {
+            v = vld1q_lane_f32::<0>(p, v);
+        }
+        if has(1) {
+            v = vld1q_lane_f32::<1>(p.wrapping_add(1), v);
+        }
+        if has(2) {
+            v = vld1q_lane_f32::<2>(p.wrapping_add(2), v);
+        }
+        if has(3) {
+            v = vld1q_lane_f32::<3>(p.wrapping_add(3), v);
+        }
+        v
+    }
+}
+
 /// Lanes as numbers, for moves, and as bits, for selects.
 #[derive(Clone, Copy)]
 pub(crate) struct Mask {
@@ -121,23 +147,13 @@ unsafe impl Lanes for Neon {
     }
     #[inline(always)]
     unsafe fn load_first(self, p: *const f32, n: usize) -> float32x4_t {
-        // Lane by lane: a copy of unknown length would be a call.
-        // SAFETY: only the n lanes the caller vouches for are read; NEON is enabled.
+        // SAFETY: only the n lanes the caller vouches for are read.
         unsafe {
-            let mut v = vdupq_n_f32(0.0);
-            if n > 0 {
-                v = vld1q_lane_f32::<0>(p, v);
-            }
-            if n > 1 {
-                v = vld1q_lane_f32::<1>(p.add(1), v);
-            }
-            if n > 2 {
-                v = vld1q_lane_f32::<2>(p.add(2), v);
-            }
-            if n > 3 {
-                v = vld1q_lane_f32::<3>(p.add(3), v);
-            }
-            v
+            load_lanes(
+                p,
+                #[inline(always)]
+                |lane| lane < n,
+            )
         }
     }
     #[inline(always)]
@@ -173,23 +189,13 @@ unsafe impl Lanes for Neon {
     }
     #[inline(always)]
     unsafe fn load_masked(self, p: *const f32, mask: Mask) -> float32x4_t {
-        // Lane by lane into a register: an array would be on the stack.
-        // SAFETY: lanes of the mask only; NEON is enabled.
+        // SAFETY: only lanes of the mask are read.
         unsafe {
-            let mut v = vdupq_n_f32(0.0);
-            if mask.lanes[0] {
-                v = vld1q_lane_f32::<0>(p, v);
-            }
-            if mask.lanes[1] {
-                v = vld1q_lane_f32::<1>(p.wrapping_add(1), v);
-            }
-            if mask.lanes[2] {
-                v = vld1q_lane_f32::<2>(p.wrapping_add(2), v);
-            }
-            if mask.lanes[3] {
-                v = vld1q_lane_f32::<3>(p.wrapping_add(3), v);
-            }
-            v
+            load_lanes(
+                p,
+                #[inline(always)]
+                |lane| mask.lanes[lane],
+            )
         }
     }
 
