@@ -68,7 +68,11 @@ unsafe fn by_pixels<S: Lanes, const N: usize>(
                 *sum = s.add(*sum, s.join(load(v, i), zero, lanes(v)));
             }
         }
-        let mean = sums.map(|sum| s.splat(total(s, sum) / count));
+        // Not by `map`, behind which an intrinsic may be called.
+        let mut mean = sums;
+        for mean in &mut mean {
+            *mean = s.splat(total(s, *mean) / count);
+        }
 
         let (mut sums, mut squares) = ([zero; N], [zero; N]);
         for v in 0..vectors {
