@@ -56,11 +56,6 @@ unsafe impl Lanes for Avx512 {
     const DEPTHWISE_TILES: [[usize; 2]; 5] = [[2, 7], [2, 7], [2, 7], [2, 7], [2, 7]];
 
     #[inline(always)]
-    fn takes_halves() -> bool {
-        datapath::is_half()
-    }
-
-    #[inline(always)]
     fn narrow(self) -> Option<super::Avx2> {
         let Self { avx, avx2, fma, .. } = self;
         datapath::is_half().then_some(super::Avx2 { avx, avx2, fma })

@@ -151,10 +151,6 @@ unsafe impl<'m, S: Lanes> Lanes for Checked<'m, S> {
     const DEPTHWISE_TILES: [[usize; 2]; 5] = S::DEPTHWISE_TILES;
 
     #[inline(always)]
-    fn takes_halves() -> bool {
-        S::takes_halves()
-    }
-    #[inline(always)]
     fn narrow(self) -> Option<Self::Narrow> {
         Some(Checked { s: self.s.narrow()?, memory: self.memory })
     }

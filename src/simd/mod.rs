@@ -124,13 +124,8 @@ pub(crate) unsafe trait Lanes: Copy {
     /// 7x7: the rows (1 or 2) and columns of outputs that stay in registers.
     const DEPTHWISE_TILES: [[usize; 2]; 5];
 
-    /// Whether this CPU computes a vector in halves, so that a half alone costs half.
-    #[inline(always)]
-    fn takes_halves() -> bool {
-        false
-    }
-
-    /// The token of half the width, on a CPU where twice as many halves take no longer.
+    /// The token of half the width, on a CPU that computes a vector in halves, so that a half
+    /// alone costs half.
     #[inline(always)]
     fn narrow(self) -> Option<Self::Narrow> {
         None

@@ -109,8 +109,8 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    fn tail<S: Lanes>(&self) -> u8 {
-        let low = self.b_row == 0 && S::takes_halves();
+    fn tail<S: Lanes>(&self, s: S) -> u8 {
+        let low = self.b_row == 0 && s.narrow().is_some();
         match (self.pixel_lanes < S::LANES, self.last_lanes < S::LANES) {
             (true, _) if low => tail::LOW,
             (true, _) => tail::HALVED,
@@ -206,7 +206,7 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
     if m == 0 {
         return;
     }
-    let tail = args.tail::<S>();
+    let tail = args.tail(s);
     let tiles = m.div_ceil(most_rows::<S>(nv, tail, args.b_row > 0));
     let (rows, taller) = (m / tiles, m % tiles);
     // SAFETY: taller * (rows + 1) + (tiles - taller) * rows = m pixels in all.
@@ -214,11 +214,11 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
         // One tile alone would ask for a part only, and be slower for it.
         let start = Cursor::new(args, if tiles == 1 { Ahead::NONE } else { args.ahead });
         if taller > 0 {
-            select::<S>(rows + 1, nv, args)(s, args, start, taller);
+            select(s, rows + 1, nv, args)(s, args, start, taller);
         }
         let rest = start.skip(args, taller * (rows + 1));
         let rest = rest.asked(args, taller * lines_of_a_tile::<S>(nv, tail, args.k));
-        select::<S>(rows, nv, args)(s, args, rest, tiles - taller);
+        select(s, rows, nv, args)(s, args, rest, tiles - taller);
     }
 }
 
@@ -325,10 +325,10 @@ fn lines_of_a_tile<S: Lanes>(nv: usize, tail: u8, k: usize) -> usize {
 /// The instance for tiles of `mr` pixels by `nv` vectors: the table of all
 /// pointwise kernels.
 #[allow(clippy::unreachable, reason = "panels and rows are at most as large as `Lanes` says")]
-fn select<S: Lanes>(mr: usize, nv: usize, args: &Args) -> Run<S> {
+fn select<S: Lanes>(s: S, mr: usize, nv: usize, args: &Args) -> Run<S> {
     macro_rules! instance {
         ($mr:literal, $($nv:literal)*) => {
-            match (nv, args.tail::<S>(), args.b_row > 0) {
+            match (nv, args.tail(s), args.b_row > 0) {
                 $(
                     ($nv, tail::WHOLE, false) => run::<S, $mr, $nv, { tail::WHOLE }, false>,
                     ($nv, tail::NARROW, false) => run::<S, $mr, $nv, { tail::NARROW }, false>,

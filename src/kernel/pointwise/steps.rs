@@ -160,11 +160,11 @@ pub(super) unsafe fn of_planes<S: Lanes, const MR: usize, const NV: usize, const
     }
 }
 
-/// The last steps of a tile, of one row after the other; `a` is where a row's number of a
-/// step is, `load` gives a step's vector.
+/// Some steps of a tile, at most `K_STEP`, of one row after the other; `a` is where a row's
+/// number of a step is, `load` gives a step's vector.
 ///
 /// # Safety
-/// `a` is valid for reading for `MR` rows and `S::LAST_STEPS` steps.
+/// `a` is valid for reading for `MR` rows and `steps` steps.
 #[allow(
     clippy::needless_range_loop,
     reason = "iterators do not unroll: the arrays would stay in memory"
