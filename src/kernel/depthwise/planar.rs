@@ -39,15 +39,18 @@ pub(crate) struct Args<'a> {
     pub(crate) finish: Finish,
 }
 
+/// The input channel that an output channel is made of.
+#[inline(always)]
+pub(super) fn source(channel: usize, multiplier: usize) -> usize {
+    // To divide takes as long as a row.
+    if multiplier == 1 { channel } else { channel / multiplier }
+}
+
 impl Args<'_> {
     /// The plane that an output channel is made of.
     #[inline(always)]
     pub(super) fn plane(&self, channel: usize) -> *const f32 {
-        // To divide takes as long as a row.
-        let channel = match self.packed.multiplier {
-            1 => channel,
-            multiplier => channel / multiplier,
-        };
+        let channel = source(channel, self.packed.multiplier);
         self.input.wrapping_add(channel * self.input_plane)
     }
 
