@@ -101,9 +101,11 @@ impl Kernel for Run<'_> {
             let panels = &all[panels.clone()];
             // SAFETY: `new` has vouched for all pixels and channels.
             unsafe {
-                if layer.output_view.is_planar() && fits_vectors::<S>(pixels.len()) {
-                    layer.pixel_vectors(s, pixels, panels);
-                } else if layer.input_view.is_planar() || layer.output_view.is_planar() {
+                if layer.output_view.is_planar() {
+                    let rest = pixels.start + as_vectors::<S>(pixels.len());
+                    layer.pixel_vectors(s, pixels.start..rest, panels);
+                    layer.turned(s, rest..pixels.end, panels);
+                } else if layer.input_view.is_planar() {
                     layer.turned(s, pixels, panels);
                 } else {
                     for start in pixels.clone().step_by(layer.block) {
@@ -118,9 +120,15 @@ impl Kernel for Run<'_> {
     }
 }
 
-/// Whether vectors of pixels would be filled well.
-fn fits_vectors<S: Lanes>(pixels: usize) -> bool {
-    10 * pixels >= 9 * pixels.next_multiple_of(S::LANES)
+/// How many of a plane's pixels are taken as vectors: all where that fills them well, else
+/// those that fill whole ones; none then where tiles are so small that they read the pixels
+/// too often for it.
+fn as_vectors<S: Lanes>(pixels: usize) -> usize {
+    match 10 * pixels >= 9 * pixels.next_multiple_of(S::LANES) {
+        true => pixels,
+        false if S::REGISTERS >= 32 => pixels / S::LANES * S::LANES,
+        false => 0,
+    }
 }
 
 /// The work of one run of pixels. Safety is as for [`Run::new`].
