@@ -121,8 +121,8 @@ impl Kernel for Run<'_> {
 }
 
 /// How many of a plane's pixels are taken as vectors: all where that fills them well, else
-/// those that fill whole ones; none then where tiles are so small that they read the pixels
-/// too often for it.
+/// those that fill whole ones; none then with few registers, where they would take longer
+/// than if they were turned.
 fn as_vectors<S: Lanes>(pixels: usize) -> usize {
     match 10 * pixels >= 9 * pixels.next_multiple_of(S::LANES) {
         true => pixels,
