@@ -287,7 +287,7 @@ unsafe fn pairs<S: Lanes, const SIDE: usize>(s: S, args: &Args<'_>, channels: Ra
                 channels,
                 above: Line::new(s, SIDE, [false, true]),
                 both: Line::new(s, SIDE, [true; 2]),
-                last: Line::new(s, SIDE, [true, SIDE % 2 == 0]),
+                last: Line::new(s, SIDE, [true, SIDE == 2 * PAIRS]),
                 below: Line::new(s, SIDE, [true, false]),
             };
             args.finish.in_registers(s, pairs);
@@ -359,7 +359,7 @@ impl<S: Lanes, const SIDE: usize> Pairs<'_, S, SIDE> {
         row!(0, 0: first[0], above; 1: first[1], both; 2: first[2], both; 3: first[3], both;);
         row!(1, 0: second[0], both; 1: second[1], both; 2: second[2], both; 3: second[3], both;);
         row!(2, 0: first[1], both; 1: first[2], both; 2: first[3], both;);
-        if SIDE % 2 == 0 {
+        if SIDE == 2 * PAIRS {
             let third = taps(between(3));
             row!(2, 3: third, below;);
         }
