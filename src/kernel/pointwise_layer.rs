@@ -4,7 +4,7 @@
 //! planes are written, pixels its vectors and output channels its rows: planes of inputs
 //! are then read as they are. What does not lie as the tile wants it goes through a buffer
 //! of a few pixels: the input, some channels at a time, while the output holds the partial
-//! sums, and planes that are too small for whole vectors of pixels.
+//! sums, and pixels of small planes that fill no vector.
 
 use core::ops::Range;
 

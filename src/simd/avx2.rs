@@ -1,6 +1,7 @@
 //! AVX2 with FMA: 8 lanes, 16 registers.
 
 use core::arch::x86_64::{__m128, __m256, __m256i, _MM_HINT_T1, _mm_prefetch};
+use core::hint::black_box;
 
 use pulp::core_arch::x86::Avx;
 
@@ -89,7 +90,7 @@ unsafe impl Lanes for Avx2 {
 
     #[inline(always)]
     fn enter<R>(self, f: impl FnOnce() -> R) -> R {
-        self.vectorize(f)
+        self.vectorize(black_box(f))
     }
 
     #[inline(always)]

@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 use core::arch::x86_64::{__m512, _MM_HINT_T1, _mm_prefetch};
+use core::hint::black_box;
 
 use super::avx2::transpose_8x8;
 use super::{Index, Lanes, MAX_VECTORS, TABLE};
@@ -63,7 +64,7 @@ unsafe impl Lanes for Avx512 {
 
     #[inline(always)]
     fn enter<R>(self, f: impl FnOnce() -> R) -> R {
-        self.vectorize(f)
+        self.vectorize(black_box(f))
     }
 
     #[inline(always)]

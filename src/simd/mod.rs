@@ -132,7 +132,10 @@ pub(crate) unsafe trait Lanes: Copy {
     }
 
     /// Runs `f` compiled for this instruction set: the one boundary across
-    /// which target features change. All of `f` must be `inline(always)`.
+    /// which target features change. All of `f` must be `inline(always)`. On x86 what `f`
+    /// refers to is hidden from the compiler: by default the boundary does it, but where a
+    /// `target-cpu` leaves none, LLVM knows that nothing writes to a kernel's arguments,
+    /// reads all of them before its first tile, and spills.
     fn enter<R>(self, f: impl FnOnce() -> R) -> R;
 
     fn splat(self, x: f32) -> Self::V;

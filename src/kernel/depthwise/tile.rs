@@ -4,7 +4,6 @@
 //! Every output starts from its bias and sums its taps row by row, from left to
 //! right, in whichever tile and whichever loop it is computed.
 
-use core::hint::black_box;
 use core::ops::Range;
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -196,8 +195,6 @@ unsafe fn walk<
     s.enter(
         #[inline(always)]
         || {
-            // As for a run of pointwise tiles.
-            let (args, walk) = black_box((args, walk));
             // Read here: in each tile it makes LLVM spill inputs.
             let strides = [args.input_column, args.output_row, args.output_column];
             let mut first = walk.first;

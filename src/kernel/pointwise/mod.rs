@@ -4,7 +4,6 @@
 
 mod steps;
 
-use core::hint::black_box;
 use core::ops::Range;
 
 use crate::activation::{Activation, Finish};
@@ -371,9 +370,6 @@ unsafe fn run<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8, const 
     s.enter(
         #[inline(always)]
         || {
-            // Where all is compiled for one CPU, no boundary of features hides that nothing
-            // writes to a parameter: LLVM would read all of it before the first tile, and spill.
-            let args = black_box(args);
             let mut at = start;
             let lines = lines_of_a_tile::<S>(NV, TAIL, args.k);
             for _ in 0..tiles {
