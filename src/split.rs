@@ -12,7 +12,7 @@ use crate::executor::MOST_TASKS;
 use crate::kernel::bottleneck::{By, Cut, Tile};
 use crate::kernel::parts::{Axis, Parts, share};
 use crate::pack::Panel;
-use crate::schedule::{Core, Decision, PlanOptions, Problem, Schedule, parts};
+use crate::schedule::{Caches, Core, Decision, PlanOptions, Problem, Schedule, parts};
 use crate::shape::{Placed, Shape};
 
 // Costs are counted in multiply-adds of vectors, of which a core does about 8 in
@@ -106,13 +106,29 @@ impl Work<'_> {
         }
         let axis = self.projection(tasks).1.axis;
         let rows = Cut { by: By::Rows, tasks: tasks.min(output.batch * output.height) };
+        let expanded = Cut { by: By::Expanded, tasks: tasks.min(output.height) };
         let channels = Cut { by: By::Channels(axis), tasks: tasks.min(units) };
-        if self.allows(&channels, options) && self.cost(&channels) < self.cost(&rows) {
-            let why = format!("the tile has {} KiB in each L2", self.bytes_each(&channels) >> 10);
-            let decision = Decision { tile: self.tile(), fused: self.problem.expand, why };
-            return (channels, decision);
+        let shared = [expanded, channels]
+            .into_iter()
+            .filter(|cut| cut.tasks > 1)
+            .map(|cut| match cut.by {
+                By::Expanded => (cut, self.expanded_tile(&cut, options)),
+                _ => (cut, self.tile()),
+            })
+            .filter(|(cut, tile)| self.allows(cut, tile, options))
+            .map(|(cut, tile)| (self.cost(&cut), cut, tile))
+            .min_by_key(|&(cost, ..)| cost);
+        match shared {
+            Some((cost, cut, tile)) if cost < self.cost(&rows) => {
+                let kib = self.bytes_each(&cut, &tile) >> 10;
+                let (fused, what) = match cut.by {
+                    By::Expanded => (false, "the expanded rows have"),
+                    _ => (self.problem.expand, "the tile has"),
+                };
+                (cut, Decision { tile, fused, why: format!("{what} {kib} KiB in each L2") })
+            }
+            _ => (rows, self.part(&rows, |part| part.decide(options))),
         }
-        (rows, self.part(&rows, |part| part.decide(options)))
     }
 
     /// Bytes of one buffer of each kind: ring and hidden slab, band, turned pixels,
@@ -120,33 +136,61 @@ impl Work<'_> {
     pub(crate) fn buffers(&self, cut: &Cut, tile: &Tile) -> [usize; 4] {
         let Problem { window, expand, project, turned, core: Core { lanes, .. }, .. } =
             self.problem;
-        let ring = if expand { tile.ring_elements(window, lanes) } else { 0 };
-        let band = match cut.has_whole_band() {
+        let of = |whole| match whole {
             true => Tile { vectors: self.vectors(), ..*tile },
             false => *tile,
         };
-        let band = if project { band.band_elements(lanes) } else { 0 };
+        let ring = match expand {
+            true => of(cut.has_whole_ring()).ring_elements(window, lanes),
+            false => 0,
+        };
+        let band = match project {
+            true => of(cut.has_whole_band()).band_elements(lanes),
+            false => 0,
+        };
         let (ring, turned) =
             (ring + tile.hidden_elements(lanes), tile.turned_elements(window, &turned));
         [ring, band, turned, self.pooled].map(|n| n * size_of::<f32>())
     }
 
-    /// Whether a cut by channels goes with the schedule asked for and leaves half
-    /// of each core's L2 free. Without projection, channels are not cut: the last
-    /// vectors overlap in the output; nor with hidden channels, which are made of all.
-    fn allows(&self, cut: &Cut, options: &PlanOptions) -> bool {
-        cut.tasks > 1
-            && self.problem.project
-            && self.problem.hidden == 0
-            && self.problem.flat
-            && matches!(options.schedule, Schedule::Auto | Schedule::Fused)
-            && self.bytes_each(cut) <= options.caches.l2 / 2
+    /// Whether a cut of which tasks share a buffer goes with the schedule asked for and
+    /// leaves half of each core's L2 free.
+    fn allows(&self, cut: &Cut, tile: &Tile, options: &PlanOptions) -> bool {
+        let problem = &self.problem;
+        let (possible, schedule) = match cut.by {
+            // There are no strips of what is whole.
+            By::Expanded => {
+                (problem.expand && tile.columns == problem.window.output.width, Schedule::Unfused)
+            }
+            // Without projection, channels are not cut: the last vectors overlap in the
+            // output; nor with hidden channels, which are made of all.
+            _ => (problem.project && problem.hidden == 0 && problem.flat, Schedule::Fused),
+        };
+        possible
+            && [Schedule::Auto, schedule].contains(&options.schedule)
+            && self.bytes_each(cut, tile) <= options.caches.l2 / 2
     }
 
-    /// A task's share of rings and band, where it is cut by channels.
-    fn bytes_each(&self, cut: &Cut) -> usize {
-        let [ring, band, ..] = self.buffers(cut, &self.tile());
-        ring.saturating_add(band / cut.tasks)
+    /// A task's buffers and its share of what is for all.
+    fn bytes_each(&self, cut: &Cut, tile: &Tile) -> usize {
+        let (bytes, counts) = (self.buffers(cut, tile), cut.buffers());
+        let shares =
+            counts.iter().zip(bytes).map(|(&count, bytes)| bytes.saturating_mul(count) / cut.tasks);
+        shares.fold(0, usize::saturating_add)
+    }
+
+    /// The tile of a task that finds all rows expanded: that of a block without expansion, in
+    /// what its share of them leaves.
+    fn expanded_tile(&self, cut: &Cut, options: &PlanOptions) -> Tile {
+        let ring = self.problem.window.input.height;
+        let [share, ..] = self.buffers(cut, &Tile { ring, ..self.tile() });
+        let left = (options.caches.l2 / 2).saturating_sub(share / cut.tasks);
+        // A tile takes three quarters.
+        let caches = Caches { l2: left / 3 * 4, ..options.caches };
+        let options = options.schedule(Schedule::Fused).caches(caches);
+        let tile = self
+            .part(cut, |part| Problem { expand: false, panel: 1, ..*part }.decide(&options).tile);
+        Tile { ring, interleaved: false, ..tile }
     }
 
     /// The tile of a task that is cut by channels: all rows, a panel at a time.
@@ -242,6 +286,15 @@ impl Work<'_> {
                 };
                 whole.saturating_mul(images as u64).saturating_add(part).saturating_add(PHASE)
             }
+            By::Expanded => {
+                let own = each(input.height);
+                let fetched = self.needed(each(output.height)).saturating_sub(own);
+                let image = expand(own, self.expand)
+                    + finish(each(output.height))
+                    + transfer(fetched * input.width)
+                    + 2 * PHASE;
+                image.saturating_mul(output.batch as u64)
+            }
             // Not weighed against others.
             By::Pooled { .. } => 0,
             By::Channels(axis) => {
@@ -284,7 +337,6 @@ mod tests {
 
     use super::*;
     use crate::kernel::bottleneck::Turned;
-    use crate::schedule::Caches;
     use crate::shape::{Padding, Window};
 
     fn panels(channels: usize) -> Vec<Panel> {
@@ -335,13 +387,18 @@ mod tests {
         let auto = |size, c, tasks| cut(Schedule::Auto, size, c, tasks);
         // Large maps: the rows computed twice are few.
         assert_eq!(auto([1, 56], [24, 144, 24], 2), Cut { by: By::Rows, tasks: 2 });
-        // Small ones: 2 of 7 rows would be.
+        // Smaller ones: one row of 8 would be, so that it is expanded once.
+        assert_eq!(auto([1, 14], [64, 384, 64], 2), Cut { by: By::Expanded, tasks: 2 });
+        // Where there is little to expand, that is not worth a phase.
+        assert_eq!(auto([1, 14], [16, 96, 16], 2), Cut { by: By::Rows, tasks: 2 });
+        // Small ones: 4 rows and 3 are no halves.
         let Cut { by, tasks } = auto([1, 7], [160, 960, 320], 2);
         assert!(matches!(by, By::Channels(_)) && tasks == 2, "{by:?}");
         // Whole images have none.
         assert_eq!(auto([2, 7], [160, 960, 320], 2), Cut { by: By::Rows, tasks: 2 });
         // What is asked for comes first.
-        assert_eq!(cut(Schedule::Unfused, [1, 7], [160, 960, 320], 2).by, By::Rows);
+        assert_eq!(cut(Schedule::Unfused, [1, 7], [160, 960, 320], 2).by, By::Expanded);
+        assert_eq!(cut(Schedule::Fused, [1, 14], [64, 384, 64], 2).by, By::Rows);
         let tiled = Schedule::Tiled { rows: 1, channels: 1 };
         assert_eq!(cut(tiled, [1, 7], [160, 960, 320], 16), Cut { by: By::Rows, tasks: 7 });
     }

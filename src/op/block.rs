@@ -310,6 +310,9 @@ impl BottleneckPlan {
         match (self.cut.tasks, self.cut.by) {
             (1, _) => schedule,
             (tasks, By::Rows) => format!("{schedule}; {tasks} tasks by rows"),
+            (tasks, By::Expanded) => {
+                format!("{schedule}; {tasks} tasks by rows, all expanded first")
+            }
             (tasks, By::Channels(_)) => format!("{schedule}; {tasks} tasks by channels"),
             (tasks, By::Pooled { .. }) => {
                 format!("{schedule}; {tasks} tasks by channels, then rows")
@@ -318,28 +321,35 @@ impl BottleneckPlan {
     }
 
     /// How many buffers there are of each kind, and the bytes from one to the next.
-    fn pools(&self) -> [(usize, usize); 4] {
-        let counts = self.cut.buffers();
-        core::array::from_fn(|i| (counts[i], self.buffers[i].next_multiple_of(ALIGN)))
-    }
-
-    /// Where a task's ring and band begin in the scratch memory: each band of a
-    /// task ahead of its ring, one that all tasks share behind everything.
     ///
     /// The projection reads a band in strides, which prefetchers carry on beyond
     /// its end by as much again: what lies there had better not be what another
-    /// task writes (it took up to 1.7 times as long).
+    /// task writes (it took up to 1.7 times as long). Where the task has no ring to
+    /// lie there, nothing does.
+    fn pools(&self) -> [(usize, usize); 4] {
+        let counts = self.cut.buffers();
+        let [rings, bands, ..] = counts;
+        core::array::from_fn(|kind| {
+            let room = if kind == 1 && bands > rings { 2 } else { 1 };
+            (counts[kind], self.buffers[kind].next_multiple_of(ALIGN).saturating_mul(room))
+        })
+    }
+
+    /// Where a task's buffers begin in the scratch memory: its own ones together, the
+    /// band ahead of the ring, those that all tasks share behind everything.
     fn offsets(&self, task: usize) -> [usize; 4] {
-        let [(rings, ring), (bands, band), (turners, turned), _] = self.pools();
-        let pooled = rings * ring + bands * band + turners * turned;
-        if self.cut.has_whole_band() {
-            let turner = if turners > 1 { task } else { 0 };
-            let turned = rings * ring + band + turner * turned;
-            [task * ring, rings * ring, turned, pooled]
-        } else {
-            let start = task * (turned + band + ring);
-            [start + turned + band, start + turned, start, pooled]
+        let (pools, tasks) = (self.pools(), self.cut.tasks);
+        let own = |&kind: &usize| pools[kind].0 == tasks;
+        let kinds = [2, 1, 0, 3].into_iter();
+        let each: usize = kinds.clone().filter(own).map(|kind| pools[kind].1).sum();
+        let mut offsets = [0; 4];
+        let [mut next, mut next_of_all] = [task * each, tasks * each];
+        for kind in kinds {
+            let next = if own(&kind) { &mut next } else { &mut next_of_all };
+            offsets[kind] = *next;
+            *next += if pools[kind].0 > 0 { pools[kind].1 } else { 0 };
         }
+        offsets
     }
 
     /// Bytes of scratch memory that [`run`](Self::run) asks for: for each task a

@@ -54,6 +54,8 @@ pub(crate) enum By {
     /// Output rows of the whole batch. A task has a tile of its own, and the
     /// expanded rows that two of them need are computed by both.
     Rows,
+    /// Image by image: input rows, expanded, then output rows. The expanded tensor is whole.
+    Expanded,
     /// Image by image: channels, up to the depthwise output, then the projection
     /// along this axis.
     Channels(Axis),
@@ -88,6 +90,7 @@ impl Cut {
         let each = self.tasks;
         match self.by {
             By::Rows => [each, each, each, 0],
+            By::Expanded => [1, each, each, 0],
             By::Channels(_) => [each, 1, 1, 0],
             By::Pooled { kept: true } => [each, 1, each, 1],
             By::Pooled { kept: false } => [each, each, each, 1],
@@ -96,7 +99,12 @@ impl Cut {
 
     /// Whether the band has all rows of all vectors, for all tasks.
     pub(crate) fn has_whole_band(&self) -> bool {
-        !matches!(self.by, By::Rows | By::Pooled { kept: false })
+        matches!(self.by, By::Channels(_) | By::Pooled { kept: true })
+    }
+
+    /// Whether the ring has all rows of all vectors, for all tasks.
+    pub(crate) fn has_whole_ring(&self) -> bool {
+        self.by == By::Expanded
     }
 }
 
@@ -164,8 +172,8 @@ pub(crate) struct Block<'a> {
 /// The memory between the stages, a task's own or that of all.
 #[derive(Clone, Copy)]
 pub(crate) struct Buffers {
-    /// The expanded slab's ring, [`Tile::ring_elements`] long, and behind it the hidden
-    /// slab, [`Tile::hidden_elements`].
+    /// The expanded slab's ring, [`Tile::ring_elements`] long or, where all tasks share it,
+    /// as long for all vectors; and behind it the hidden slab, [`Tile::hidden_elements`].
     pub(crate) ring: *mut f32,
     pub(crate) hidden: *mut f32,
     /// The depthwise output, [`Tile::band_elements`] or, where all tasks share it, as
@@ -263,6 +271,17 @@ impl Block<'_> {
         self.tile.band * self.window.output.width * S::LANES
     }
 
+    /// Where the ring has a vector of a slab.
+    fn ring_at<S: Lanes>(&self, slab: &Range<usize>, vector: usize) -> *mut f32 {
+        let first = if self.cut.has_whole_ring() { 0 } else { slab.start };
+        self.buffers.ring.wrapping_add((vector - first) * self.ring_plane::<S>())
+    }
+
+    /// From one vector of the ring to the next.
+    fn ring_plane<S: Lanes>(&self) -> usize {
+        self.tile.ring * self.window.input.width * S::LANES
+    }
+
     /// Where the band has an output row that is taken as the first of some.
     fn band_row<S: Lanes>(&self, row: usize) -> usize {
         if self.cut.has_whole_band() { row * self.window.output.width * S::LANES } else { 0 }
@@ -321,13 +340,23 @@ impl Block<'_> {
 
     /// The rows that are to be turned for some output rows, of which `new` are expanded.
     fn rows_to_turn(&self, rows: &Range<usize>, new: &Range<usize>) -> Range<usize> {
-        if self.stem.is_some() { self.image_rows(rows.clone()) } else { new.clone() }
+        match self.residual {
+            // All are expanded, but some are added.
+            Some(Source::Input(_)) if self.cut.has_whole_ring() => rows.clone(),
+            _ if self.cut.has_whole_ring() => 0..0,
+            _ if self.stem.is_some() => self.image_rows(rows.clone()),
+            _ => new.clone(),
+        }
     }
 
     /// The rows of the image that some output rows are made of.
     fn image_rows(&self, rows: Range<usize>) -> Range<usize> {
-        let needed = self.window.input_rows(rows);
-        self.stem.map_or(needed.clone(), |stem| stem.input_rows(needed))
+        self.rows_to_expand(self.window.input_rows(rows))
+    }
+
+    /// The rows of the image that some rows of the depthwise input are made of.
+    fn rows_to_expand(&self, rows: Range<usize>) -> Range<usize> {
+        self.stem.map_or(rows.clone(), |stem| stem.input_rows(rows))
     }
 
     /// The window over the image.

@@ -137,7 +137,7 @@ impl Block<'_> {
         new: Range<usize>,
     ) {
         let width = self.window.input.width;
-        let plane = self.tile.ring * width * S::LANES;
+        let plane = self.ring_plane::<S>();
         let input = self.input_rows();
         let mut row = new.start;
         while row < new.end {
@@ -150,12 +150,12 @@ impl Block<'_> {
             // SAFETY: input rows below the image's height; ring rows below
             // tile.ring; the slab's vectors.
             unsafe {
-                let to = (panel.first - slab.start) * plane + slot * width * S::LANES;
+                let to = self.ring_at::<S>(slab, panel.first).add(slot * width * S::LANES);
                 let args = pointwise::Args {
                     a: input.at(row),
                     a_row: input.pixel,
                     a_block: S::LANES,
-                    ..stage.whole::<S>(panel, self.buffers.ring.add(to), plane)
+                    ..stage.whole::<S>(panel, to, plane)
                 };
                 match &self.stem {
                     None => pointwise::panel(s, &args, panel.vectors, rows * width),
@@ -180,7 +180,6 @@ impl Block<'_> {
         let window = &self.window;
         let channels = self.depthwise.channels;
         let width = window.input.width;
-        let plane = self.tile.ring * width * S::LANES;
         let first = vectors.start;
         // The last vector of an image's pixel overlaps or is narrow; ring and band
         // hold whole vectors.
@@ -195,10 +194,10 @@ impl Block<'_> {
         unsafe {
             let mut args = depthwise::Args {
                 window,
-                input: self.buffers.ring.wrapping_add((first - slab.start) * plane).cast_const(),
+                input: self.ring_at::<S>(slab, first).cast_const(),
                 input_row: width * S::LANES,
                 input_column: S::LANES,
-                input_vector: plane,
+                input_vector: self.ring_plane::<S>(),
                 ring: self.tile.ring,
                 output: self.band_at::<S>(slab, first, rows.start),
                 output_row: window.output.width * S::LANES,

@@ -47,8 +47,9 @@ impl Kernel for Run<'_> {
             c_out: (output_view.is_planar() && !planes).then(|| self.block.c_out()),
         };
         let all = self.block.vectors::<S>();
-        let vectors = if self.block.cut.has_whole_band() { all } else { tile.vectors };
-        let band = Tile { vectors, ..*tile }.band_elements(S::LANES);
+        let of = |whole| Tile { vectors: if whole { all } else { tile.vectors }, ..*tile };
+        let ring = of(self.block.cut.has_whole_ring()).ring_elements(window, S::LANES);
+        let band = of(self.block.cut.has_whole_band()).band_elements(S::LANES);
         let pooled = excite.map_or(0, |excite| {
             Tile::pooled_elements(depthwise.channels, excite.reduce.packed.c_out, S::LANES)
         });
@@ -63,7 +64,7 @@ impl Kernel for Run<'_> {
             .slices([&depthwise.weights[..], &depthwise.bias])
             .slices(norm.iter().flat_map(|norm| [&norm.weight[..], &norm.bias]))
             .writes(output, output_view.len)
-            .writes(buffers.ring, expand.map_or(0, |_| tile.ring_elements(window, S::LANES)))
+            .writes(buffers.ring, expand.map_or(0, |_| ring))
             .writes(buffers.hidden, tile.hidden_elements(S::LANES))
             .writes(buffers.band, project.map_or(0, |_| band))
             .writes(buffers.turned, tile.turned_elements(window, &turned))
@@ -78,6 +79,8 @@ impl Kernel for Run<'_> {
         unsafe {
             match (block.cut.by, phase) {
                 (By::Rows, _) => block.rows(s, task),
+                (By::Expanded, 0) => block.image(image).expanded(s, task),
+                (By::Expanded, _) => block.image(image).rest(s, task),
                 (_, 0) => block.image(image).channels(s, task),
                 (By::Channels(axis), _) => block.image(image).pixels(s, task, axis),
                 (By::Pooled { .. }, 1) => block.reduce(s, task),
@@ -111,6 +114,30 @@ impl Block<'_> {
                 first = slab.end;
                 // SAFETY: passed on.
                 unsafe { strip.run_slab(s, slab, rows.clone()) };
+            }
+        }
+    }
+
+    /// Rows of an image from the input to the depthwise input.
+    unsafe fn expanded<S: Lanes>(&self, s: S, task: usize) {
+        let Some(expand) = &self.expand else { return };
+        let needed = self.window.input_rows(0..self.window.output.height);
+        let own = share(needed.len(), self.cut.tasks, task);
+        let own = needed.start + own.start..needed.start + own.end;
+        let planar = self.input_view.is_planar();
+        // As many as are turned at a time.
+        let together = if planar { self.tile.rows } else { own.len().max(1) };
+        let slab = 0..self.vectors::<S>();
+        for top in own.clone().step_by(together) {
+            let rows = top..(top + together).min(own.end);
+            // SAFETY: the rows are the task's, and so are its turned pixels.
+            unsafe {
+                if planar {
+                    self.turn_input(s, self.rows_to_expand(rows.clone()));
+                }
+                for panel in &expand.packed.panels {
+                    self.expand_panel(s, expand, &slab, panel, rows.clone());
+                }
             }
         }
     }
@@ -183,7 +210,7 @@ impl Block<'_> {
         unsafe { self.project(s, stage, &at, &slab, pixels.len(), &panels[part]) };
     }
 
-    /// Output rows of an image, when its gate is known.
+    /// Output rows of an image, when its gate or what is expanded is known.
     unsafe fn rest<S: Lanes>(&self, s: S, task: usize) {
         let slab = 0..self.vectors::<S>();
         let all = share(self.window.output.height, self.cut.tasks, task);
@@ -227,8 +254,7 @@ impl Block<'_> {
                     self.turn_input(s, self.rows_to_turn(&rows, &new));
                 }
                 match &self.expand {
-                    None => self.depthwise_band(s, &slab, slab.clone(), rows.clone()),
-                    Some(expand) => {
+                    Some(expand) if !self.cut.has_whole_ring() => {
                         let panels = expand.packed.panels.iter();
                         let panels = panels.filter(|p| slab.contains(&p.first));
                         for panel in panels.clone() {
@@ -242,6 +268,7 @@ impl Block<'_> {
                             self.depthwise_band(s, &slab, slab.clone(), rows.clone());
                         }
                     }
+                    _ => self.depthwise_band(s, &slab, slab.clone(), rows.clone()),
                 }
                 self.scale(s, &slab, rows.clone());
                 if self.output_view.is_planar() {
