@@ -108,8 +108,10 @@ impl Work<'_> {
         let rows = Cut { by: By::Rows, tasks: tasks.min(output.batch * output.height) };
         let expanded = Cut { by: By::Expanded, tasks: tasks.min(output.height) };
         let channels = Cut { by: By::Channels(axis), tasks: tasks.min(units) };
-        let shared = [expanded, channels]
+        let expanded = self.problem.expand.then_some(expanded);
+        let shared = expanded
             .into_iter()
+            .chain([channels])
             .filter(|cut| cut.tasks > 1)
             .map(|cut| match cut.by {
                 By::Expanded => (cut, self.expanded_tile(&cut, options)),
@@ -136,18 +138,8 @@ impl Work<'_> {
     pub(crate) fn buffers(&self, cut: &Cut, tile: &Tile) -> [usize; 4] {
         let Problem { window, expand, project, turned, core: Core { lanes, .. }, .. } =
             self.problem;
-        let of = |whole| match whole {
-            true => Tile { vectors: self.vectors(), ..*tile },
-            false => *tile,
-        };
-        let ring = match expand {
-            true => of(cut.has_whole_ring()).ring_elements(window, lanes),
-            false => 0,
-        };
-        let band = match project {
-            true => of(cut.has_whole_band()).band_elements(lanes),
-            false => 0,
-        };
+        let [ring, band] = cut.tile_elements(tile, window, self.vectors(), lanes);
+        let [ring, band] = [if expand { ring } else { 0 }, if project { band } else { 0 }];
         let (ring, turned) =
             (ring + tile.hidden_elements(lanes), tile.turned_elements(window, &turned));
         [ring, band, turned, self.pooled].map(|n| n * size_of::<f32>())
@@ -159,9 +151,7 @@ impl Work<'_> {
         let problem = &self.problem;
         let (possible, schedule) = match cut.by {
             // There are no strips of what is whole.
-            By::Expanded => {
-                (problem.expand && tile.columns == problem.window.output.width, Schedule::Unfused)
-            }
+            By::Expanded => (tile.columns == problem.window.output.width, Schedule::Unfused),
             // Without projection, channels are not cut: the last vectors overlap in the
             // output; nor with hidden channels, which are made of all.
             _ => (problem.project && problem.hidden == 0 && problem.flat, Schedule::Fused),

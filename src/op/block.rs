@@ -347,7 +347,7 @@ impl BottleneckPlan {
         for kind in kinds {
             let next = if own(&kind) { &mut next } else { &mut next_of_all };
             offsets[kind] = *next;
-            *next += if pools[kind].0 > 0 { pools[kind].1 } else { 0 };
+            *next += pools[kind].1;
         }
         offsets
     }

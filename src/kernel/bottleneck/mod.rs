@@ -106,6 +106,21 @@ impl Cut {
     pub(crate) fn has_whole_ring(&self) -> bool {
         self.by == By::Expanded
     }
+
+    /// f32 of a tile's ring and band, of `all` vectors where tasks share them.
+    pub(crate) fn tile_elements(
+        &self,
+        tile: &Tile,
+        window: &Placed,
+        all: usize,
+        lanes: usize,
+    ) -> [usize; 2] {
+        let of = |whole| Tile { vectors: if whole { all } else { tile.vectors }, ..*tile };
+        [
+            of(self.has_whole_ring()).ring_elements(window, lanes),
+            of(self.has_whole_band()).band_elements(lanes),
+        ]
+    }
 }
 
 /// A pointwise stage, its panels in order.
@@ -340,13 +355,14 @@ impl Block<'_> {
 
     /// The rows that are to be turned for some output rows, of which `new` are expanded.
     fn rows_to_turn(&self, rows: &Range<usize>, new: &Range<usize>) -> Range<usize> {
-        match self.residual {
+        if self.cut.has_whole_ring() {
             // All are expanded, but some are added.
-            Some(Source::Input(_)) if self.cut.has_whole_ring() => rows.clone(),
-            _ if self.cut.has_whole_ring() => 0..0,
-            _ if self.stem.is_some() => self.image_rows(rows.clone()),
-            _ => new.clone(),
+            return match self.residual {
+                Some(Source::Input(_)) => rows.clone(),
+                _ => 0..0,
+            };
         }
+        if self.stem.is_some() { self.image_rows(rows.clone()) } else { new.clone() }
     }
 
     /// The rows of the image that some output rows are made of.

@@ -47,9 +47,7 @@ impl Kernel for Run<'_> {
             c_out: (output_view.is_planar() && !planes).then(|| self.block.c_out()),
         };
         let all = self.block.vectors::<S>();
-        let of = |whole| Tile { vectors: if whole { all } else { tile.vectors }, ..*tile };
-        let ring = of(self.block.cut.has_whole_ring()).ring_elements(window, S::LANES);
-        let band = of(self.block.cut.has_whole_band()).band_elements(S::LANES);
+        let [ring, band] = self.block.cut.tile_elements(tile, window, all, S::LANES);
         let pooled = excite.map_or(0, |excite| {
             Tile::pooled_elements(depthwise.channels, excite.reduce.packed.c_out, S::LANES)
         });
@@ -215,7 +213,7 @@ impl Block<'_> {
         let slab = 0..self.vectors::<S>();
         let all = share(self.window.output.height, self.cut.tasks, task);
         if !self.cut.has_whole_band() {
-            // SAFETY: the rows are the task's.
+            // SAFETY: the rows are the task's; a ring that tasks share is complete.
             return unsafe { self.bands(s, &all) };
         }
         for top in all.clone().step_by(self.tile.rows) {
