@@ -149,55 +149,59 @@ impl Activation {
         }
     }
 
-    /// Calls `f` with itself from an arm for each long activation, so that `f` can
-    /// be compiled for that one alone.
+    /// Runs a pass that applies it, from an arm for each long activation: the pass is compiled
+    /// for that one alone, without optimisation too.
     #[inline(always)]
-    pub(crate) fn in_its_arm(self, f: impl Fn(Self)) {
+    pub(crate) fn in_a_pass<S: Lanes>(self, pass: impl Pass<S>) {
+        macro_rules! run {
+            ($apply:expr) => {
+                // A vector and what is needed of it later take some three registers, the
+                // constants the others.
+                if const { S::REGISTERS >= 32 } {
+                    pass.run::<6>($apply)
+                } else {
+                    pass.run::<2>($apply)
+                }
+            };
+        }
         match self {
-            Self::Exp => f(Self::Exp),
-            Self::Sigmoid => f(Self::Sigmoid),
-            Self::Silu => f(Self::Silu),
-            Self::Gelu => f(Self::Gelu),
-            Self::GeluTanh => f(Self::GeluTanh),
-            Self::LeakyRelu { slope } => f(Self::LeakyRelu { slope }),
-            Self::HardSigmoid { alpha, beta } => f(Self::HardSigmoid { alpha, beta }),
+            Self::Exp => run!(vector::exp),
+            Self::Sigmoid => run!(vector::sigmoid),
+            Self::Silu => run!(vector::silu),
+            Self::Gelu => {
+                if const { S::LOOKS_UP } {
+                    // The tables stay in registers.
+                    pass.run::<2>(vector::gelu_by_table);
+                } else {
+                    run!(vector::gelu_by_exp);
+                }
+            }
+            Self::GeluTanh => run!(vector::gelu_tanh),
+            Self::LeakyRelu { slope } => run!(
+                #[inline(always)]
+                |s, x| vector::leaky_relu(s, x, slope)
+            ),
+            Self::HardSigmoid { alpha, beta } => run!(
+                #[inline(always)]
+                |s, x| vector::hard_sigmoid(s, x, alpha, beta)
+            ),
             // Short ones, which come here where a residual follows.
-            _ => f(self),
+            Self::Identity | Self::Relu | Self::Relu6 | Self::Clamp { .. } | Self::HardSwish => {
+                pass.run::<2>(
+                    #[inline(always)]
+                    |s, mut x| {
+                        self.finish().in_registers(s.0, InPlace(&mut x));
+                        x
+                    },
+                );
+            }
         }
     }
+}
 
-    /// The activation of some vectors.
-    #[inline(always)]
-    pub(crate) fn apply_lanes<S: Lanes, const N: usize>(
-        self,
-        s: Several<S, N>,
-        x: [S::V; N],
-    ) -> [S::V; N] {
-        match self {
-            Self::Identity => x,
-            Self::Relu => s.max(s.splat(0.0), x),
-            Self::Relu6 => s.clamp(x, 0.0, 6.0),
-            Self::Clamp { lo, hi } => s.clamp(x, lo, hi),
-            Self::LeakyRelu { slope } => {
-                let zero = s.splat(0.0);
-                s.mul_add(s.splat(slope), s.min(zero, x), s.max(zero, x))
-            }
-            Self::HardSwish => {
-                // The gate first, so that nothing overflows.
-                let x = s.max(s.splat(-3.0), x);
-                let gate = s.min(s.splat(6.0), s.add(x, s.splat(3.0)));
-                s.mul(x, s.mul(gate, s.splat(1.0 / 6.0)))
-            }
-            Self::HardSigmoid { alpha, beta } => {
-                s.clamp(s.mul_add(s.splat(alpha), x, s.splat(beta)), 0.0, 1.0)
-            }
-            Self::Exp => vector::exp(s, x),
-            Self::Sigmoid => vector::sigmoid(s, x),
-            Self::Silu => vector::silu(s, x),
-            Self::Gelu => vector::gelu(s, x),
-            Self::GeluTanh => vector::gelu_tanh(s, x),
-        }
-    }
+/// A pass over vectors that were stored, some at a time.
+pub(crate) trait Pass<S: Lanes> {
+    fn run<const N: usize>(self, apply: impl Fn(Several<S, N>, [S::V; N]) -> [S::V; N]);
 }
 
 /// Work whose vectors are finished in registers.
@@ -222,7 +226,7 @@ impl Finish {
                     |x| s.min(hi, s.max(lo, x)),
                 );
             }
-            // As in `apply_lanes`; spelled out, since it is part of every tile.
+            // The gate first, so that nothing overflows.
             Self::HardSwish => {
                 let (lo, three, six) = (s.splat(-3.0), s.splat(3.0), s.splat(6.0));
                 let sixth = s.splat(1.0 / 6.0);
@@ -248,6 +252,17 @@ impl Finish {
         f: impl FnMut(usize, [S::V; C]),
     ) {
         self.in_registers(s, Each { sums, f });
+    }
+}
+
+struct InPlace<'a, V>(&'a mut [V]);
+
+impl<S: Lanes> Finishing<S> for InPlace<'_, S::V> {
+    #[inline(always)]
+    fn run(self, finish: impl Fn(S::V) -> S::V) {
+        for x in self.0 {
+            *x = finish(*x);
+        }
     }
 }
 

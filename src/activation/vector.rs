@@ -1,4 +1,4 @@
-//! The activations that need an exponential, as vectors.
+//! The activations that are too long for a tile's epilogue, as vectors.
 //!
 //! SiLU and both forms of GELU are `max(x, 0) - u t(u)` with `u = |x|` and a
 //! tail `t` that falls from 1/2 to 0: below zero that is `x t(-x)` with no
@@ -8,6 +8,28 @@
 
 use super::table::{GELU_END, GELU_TAIL, STEP};
 use crate::simd::{Lanes, Several};
+
+/// `x` for `x >= 0`, else `slope * x`.
+#[inline(always)]
+pub(super) fn leaky_relu<S: Lanes, const N: usize>(
+    s: Several<S, N>,
+    x: [S::V; N],
+    slope: f32,
+) -> [S::V; N] {
+    let zero = s.splat(0.0);
+    s.mul_add(s.splat(slope), s.min(zero, x), s.max(zero, x))
+}
+
+/// `min(max(alpha * x + beta, 0), 1)`.
+#[inline(always)]
+pub(super) fn hard_sigmoid<S: Lanes, const N: usize>(
+    s: Several<S, N>,
+    x: [S::V; N],
+    alpha: f32,
+    beta: f32,
+) -> [S::V; N] {
+    s.clamp(s.mul_add(s.splat(alpha), x, s.splat(beta)), 0.0, 1.0)
+}
 
 /// `exp(x)`; 0 and infinity beyond the range of f32.
 #[inline(always)]
@@ -70,15 +92,10 @@ pub(super) fn gelu_tanh<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]
     )
 }
 
-/// `x Phi(x)`, with the distribution function of the normal distribution.
+/// `x Phi(x)`, with the distribution function of the normal distribution; its tail by a table
+/// of polynomials.
 #[inline(always)]
-pub(super) fn gelu<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]) -> [S::V; N] {
-    if S::LOOKS_UP { gelu_by_table(s, x) } else { gelu_by_exp(s, x) }
-}
-
-/// Its tail by a table of polynomials.
-#[inline(always)]
-fn gelu_by_table<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]) -> [S::V; N] {
+pub(super) fn gelu_by_table<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]) -> [S::V; N] {
     less_tail(
         s,
         x,
@@ -100,12 +117,12 @@ fn gelu_by_table<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]) -> [S
     )
 }
 
-/// Its tail is `Phi(-u) = exp(-u^2 / 2) R(u)`, where `R` is half of
+/// The same; its tail is `Phi(-u) = exp(-u^2 / 2) R(u)`, where `R` is half of
 /// `erfcx(u / sqrt 2)`. With `b = u / (u + K)`, which goes from 0 to 1, `u R` is
 /// `b` times a polynomial of `2 b - 1` (Shepherd and Laframboise 1981), relative
 /// minimax error 2.3e-8; what rounding does to `b` nearly cancels.
 #[inline(always)]
-fn gelu_by_exp<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]) -> [S::V; N] {
+pub(super) fn gelu_by_exp<S: Lanes, const N: usize>(s: Several<S, N>, x: [S::V; N]) -> [S::V; N] {
     const K: f32 = 2.890_625;
     const TAIL: [f32; 9] = [
         -3.215_746e-4,

@@ -1,6 +1,6 @@
 //! The activations that are too long for a tile's epilogue.
 
-use crate::activation::{Activation, Finish};
+use crate::activation::{Finish, Pass};
 use crate::simd::{Lanes, Several};
 
 /// What is added to outputs after the activation. Strides are in f32.
@@ -49,28 +49,27 @@ pub(crate) struct Stored {
 pub(crate) unsafe fn activate<S: Lanes>(s: S, finish: &Finish, stored: &Stored) {
     // Read here: as an argument it would be copied by vectors ahead of a tile's sums.
     let &Finish::Apply(activation) = finish else { return };
-    s.enter(
-        #[inline(always)]
-        || {
-            activation.in_its_arm(
-                #[inline(always)]
-                |activation| {
-                    // SAFETY: passed on. A vector and what is needed of it later take some
-                    // three registers, the constants the others.
-                    unsafe {
-                        if S::LOOKS_UP && matches!(activation, Activation::Gelu) {
-                            // The tables stay in registers.
-                            by_pixels::<S, 2>(s, activation, stored);
-                        } else if S::REGISTERS >= 32 {
-                            by_pixels::<S, 6>(s, activation, stored);
-                        } else {
-                            by_pixels::<S, 2>(s, activation, stored);
-                        }
-                    }
-                },
-            );
-        },
-    );
+    activation.in_a_pass(InPlace { s, stored });
+}
+
+/// Pixels of which [`activate`] was told that they are there.
+struct InPlace<'a, S> {
+    s: S,
+    stored: &'a Stored,
+}
+
+impl<S: Lanes> Pass<S> for InPlace<'_, S> {
+    #[inline(always)]
+    fn run<const N: usize>(self, apply: impl Fn(Several<S, N>, [S::V; N]) -> [S::V; N]) {
+        let Self { s, stored } = self;
+        s.enter(
+            #[inline(always)]
+            || {
+                // SAFETY: as `activate` was told.
+                unsafe { by_pixels(s, stored, apply) }
+            },
+        );
+    }
 }
 
 /// `N` pixels at a time.
@@ -78,7 +77,11 @@ pub(crate) unsafe fn activate<S: Lanes>(s: S, finish: &Finish, stored: &Stored) 
 /// # Safety
 /// As for [`activate`].
 #[inline(always)]
-unsafe fn by_pixels<S: Lanes, const N: usize>(s: S, activation: Activation, stored: &Stored) {
+unsafe fn by_pixels<S: Lanes, const N: usize>(
+    s: S,
+    stored: &Stored,
+    apply: impl Fn(Several<S, N>, [S::V; N]) -> [S::V; N],
+) {
     let &Stored { output, row, vector, pixels, vectors, last_lanes, residual } = stored;
     for v in 0..vectors {
         let lanes = if v + 1 == vectors { last_lanes } else { S::LANES };
@@ -95,7 +98,7 @@ unsafe fn by_pixels<S: Lanes, const N: usize>(s: S, activation: Activation, stor
             for (i, x) in x.iter_mut().enumerate() {
                 *x = load(at(i));
             }
-            x = activation.apply_lanes(Several(s), x);
+            x = apply(Several(s), x);
             if !residual.start.is_null() {
                 for (i, x) in x.iter_mut().enumerate() {
                     let at = pixel(i) * residual.row + v * residual.vector;
