@@ -298,7 +298,7 @@ fn whole(mut x: __m512) -> __m512 {
 }
 
 /// How wide the units of the CPU are.
-mod datapath {
+pub(super) mod datapath {
     use core::sync::atomic::{AtomicU8, Ordering};
 
     use raw_cpuid::{CpuIdResult, cpuid};
@@ -311,13 +311,14 @@ mod datapath {
     /// Whether they are of 256 bits.
     pub(super) fn is_half() -> bool {
         match HALF.load(Ordering::Relaxed) {
-            UNKNOWN => assume(says_half(|leaf| cpuid!(leaf))),
+            UNKNOWN => assume_half_units(says_half(|leaf| cpuid!(leaf))),
             known => known == 1,
         }
     }
 
-    /// Sets what [`is_half`] gives: only speed depends on it.
-    pub(super) fn assume(half: bool) -> bool {
+    /// Has whatever comes after take them for 256 bits wide, as Zen 4's are, or for 512:
+    /// only speed depends on it, no bit of a result.
+    pub fn assume_half_units(half: bool) -> bool {
         HALF.store(half.into(), Ordering::Relaxed);
         half
     }
@@ -332,19 +333,11 @@ mod datapath {
     }
 }
 
-#[cfg(all(test, feature = "std"))]
+#[cfg(test)]
 mod tests {
-    use alloc::format;
-    use alloc::vec;
-    use alloc::vec::Vec;
-
     use raw_cpuid::CpuIdResult;
 
-    use super::datapath::{assume, is_half, says_half};
-    use crate::{
-        Activation, Depthwise, DepthwiseParams, Isa, Layout, Padding, PlanOptions, Pointwise,
-        PointwiseParams, Shape,
-    };
+    use super::datapath::says_half;
 
     #[test]
     fn widths_are_decoded() {
@@ -357,95 +350,5 @@ mod tests {
         assert!(says(0x8000_0021, 0b0110), "Zen 4");
         assert!(!says(0x8000_0021, 0b1010), "a CPU with units of 512 bits");
         assert!(!says(0x8000_0008, 0b0110), "a CPU without that leaf");
-    }
-
-    /// What is packed and computed for either width of units. One test, since all tests
-    /// share what is assumed.
-    #[test]
-    fn units_of_either_width_give_the_same_bits() -> crate::Result<()> {
-        let Some(isa) = Isa::available().find(|isa| isa.name() == "avx512") else {
-            std::println!("avx512: skipped, this CPU lacks it");
-            return Ok(());
-        };
-        let detected = is_half();
-        tiles(isa)?;
-        planes(isa)?;
-        assume(detected);
-        Ok(())
-    }
-
-    fn numbers(n: usize) -> Vec<f32> {
-        (0..n).map(|i| ((i * 7919) % 2003) as f32 / 1001.0 - 1.0).collect()
-    }
-
-    /// Holds what `run` writes for either width against each other.
-    fn compare(
-        context: &str,
-        outputs: usize,
-        run: impl Fn(&mut [f32]) -> crate::Result<()>,
-    ) -> crate::Result<()> {
-        let mut bits = Vec::new();
-        for half in [false, true] {
-            assume(half);
-            let mut y = vec![f32::from_bits(1); outputs];
-            run(&mut y)?;
-            // Which NaN it is is not said.
-            let each = y.into_iter().map(|y| if y.is_nan() { u32::MAX } else { y.to_bits() });
-            bits.push(each.collect::<Vec<_>>());
-        }
-        assert!(bits[0] == bits[1], "{context}");
-        Ok(())
-    }
-
-    /// Pointwise tiles, from any layout to any.
-    fn tiles(isa: Isa) -> crate::Result<()> {
-        let pixels = 9 * 13;
-        for (c_in, c_out) in [(1, 1), (3, 8), (16, 24), (40, 40), (17, 5), (144, 24), (30, 71)] {
-            let (weights, bias, x) =
-                (numbers(c_in * c_out), numbers(c_out), numbers(pixels * c_in));
-            let layer = PointwiseParams::new(c_in, c_out, &weights)
-                .bias(&bias)
-                .activation(Activation::Relu6);
-            for input in [Layout::Nhwc, Layout::Nchw] {
-                for output in [Layout::Nhwc, Layout::Nchw] {
-                    let options = PlanOptions::new().input_layout(input).output_layout(output);
-                    let context = format!("{c_in} to {c_out}, {input:?} to {output:?}");
-                    compare(&context, pixels * c_out, |y| {
-                        let layer = Pointwise::with_isa(&layer, isa)?;
-                        layer.plan_with(Shape::new(1, 9, 13), &options)?.run(&x, y)
-                    })?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Small planes, which go by rows or by pairs of them, with what a tap outside the image
-    /// could spoil.
-    fn planes(isa: Isa) -> crate::Result<()> {
-        let special = [-0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40, -1.0];
-        let channels = 37;
-        let bias = vec![-0.0; channels];
-        let options = PlanOptions::new().layout(Layout::Nchw);
-        for (height, width) in [7, 8].into_iter().flat_map(|h| (1..12).map(move |w| (h, w))) {
-            let size = height * width;
-            let (mut taps, mut x) = (numbers(9 * channels), numbers(size * channels));
-            for (i, special) in special.into_iter().cycle().take(40).enumerate() {
-                taps[i * 83 % (9 * channels)] = special;
-                x[i * 197 % (size * channels)] = special;
-            }
-            for activation in [Activation::Identity, Activation::HardSwish, Activation::Gelu] {
-                let layer = DepthwiseParams::new(channels, [3, 3], &taps)
-                    .bias(&bias)
-                    .padding(Padding::Explicit { top: 1, bottom: 1, left: 1, right: 1 })
-                    .activation(activation);
-                let context = format!("planes of {height} x {width}, {activation:?}");
-                compare(&context, size * channels, |y| {
-                    let layer = Depthwise::with_isa(&layer, isa)?;
-                    layer.plan_with(Shape::new(1, height, width), &options)?.run(&x, y)
-                })?;
-            }
-        }
-        Ok(())
     }
 }

@@ -13,6 +13,7 @@
 //! - [`Bound`]: the largest error that a sum in f32 can have, element by element;
 //!   [`same_numbers`] and [`same_bits`] where there must be none. Their error passes
 //!   through `?` in a proptest.
+//! - `assume_half_units`, on x86-64: what is chosen by the width of AVX-512's units.
 //!
 //! ```
 //! use mbconv::testing::{Bound, Data, depthwise_layers, shapes};
@@ -45,6 +46,8 @@ mod data;
 mod layers;
 mod strategies;
 
+#[cfg(target_arch = "x86_64")]
+pub use crate::simd::assume_half_units;
 pub use bound::{Bound, Mismatch, same_bits, same_numbers};
 pub use data::{Data, Numbers, Random};
 pub use layers::{
