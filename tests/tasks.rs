@@ -2,13 +2,15 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use common::configuration::Configuration;
 use common::placement::Placement;
 use common::{Pool, check_bits, isas};
 use mbconv::testing::{Data, First, Form, Random, Window};
 use mbconv::{
     Activation::{Gelu, Identity, Relu6},
-    Caches, InvertedBottleneck, Layout, Padding, Schedule, Shape,
+    Caches, InvertedBottleneck, Layout, Padding, PlanOptions, Schedule, Shape,
 };
 
 /// What a plan says of a cut by which tasks share a buffer, and a block that takes it for so
@@ -89,5 +91,35 @@ fn what_tasks_share_changes_no_bit() {
                 }
             }
         }
+    }
+}
+
+/// However little the expanded rows leave of L2 to the rest of a tile.
+#[test]
+fn what_is_left_is_enough() {
+    let random = &mut Random::new(29);
+    let [(_, threads, shape, c, window, first), ..] = cases();
+    let form = Form { c, first, window, gate: None, project: true, residual: true };
+    let block = form.block(random, Data::Ordinary, [Relu6, Gelu, Identity]);
+    let x = Data::Ordinary.tensor(5, shape.elements(c[0]).unwrap());
+    for isa in isas() {
+        let op = InvertedBottleneck::with_isa(&block.params(), isa).unwrap();
+        let plain = op.plan(shape).unwrap();
+        let mut expected = vec![f32::NAN; plain.output_len()];
+        plain.run(&x, &mut expected, &mut plain.scratch()).unwrap();
+        let mut sizes = BTreeSet::new();
+        for kib in 64..512 {
+            let caches = Caches { l2: kib << 10, ..Caches::default() };
+            let options = PlanOptions::new().caches(caches).threads(threads);
+            let plan = op.plan_with(shape, &options).unwrap();
+            if !plan.explain().contains("expanded first") {
+                continue;
+            }
+            sizes.insert(plan.tile_bytes());
+            let mut y = vec![f32::NAN; expected.len()];
+            plan.run(&x, &mut y, &mut plan.scratch()).unwrap();
+            check_bits(&format!("{isa} {}", plan.explain()), &expected, &y);
+        }
+        assert!(sizes.len() > 4, "{isa}: {sizes:?}");
     }
 }

@@ -409,10 +409,15 @@ impl Block<'_> {
     }
 
     /// The slab from vector `first` on: as many whole expand panels as fit a
-    /// tile, which is at least as wide as any panel.
+    /// tile, which is at least as wide as any panel; or where all are expanded before, as
+    /// many vectors.
     fn slab(&self, first: usize, vectors: usize) -> Range<usize> {
         let limit = (first + self.tile.vectors).min(vectors);
-        let end = self.expand.map_or(limit, |expand| panels_end(&expand.packed.panels, limit));
+        let end = match &self.expand {
+            Some(expand) if !self.cut.has_whole_ring() => panels_end(&expand.packed.panels, limit),
+            _ => limit,
+        };
+        debug_assert!(end > first, "a slab has vectors, or there would be no end of them");
         first..end
     }
 }
