@@ -26,7 +26,7 @@ impl Addend {
     }
 }
 
-/// Pixels by channel vectors that a tile has just stored. Strides are in f32.
+/// Pixels by channel vectors that were just stored. Strides are in f32.
 #[derive(Clone, Copy)]
 pub(crate) struct Stored {
     /// Pixel `r`, vector `v` is at `r * row + v * vector`.
@@ -40,7 +40,7 @@ pub(crate) struct Stored {
     pub(crate) residual: Addend,
 }
 
-/// Applies an activation to what is still in the first-level cache, rather than
+/// Applies an activation to what is still in a cache near the core, rather than
 /// unrolled into every instance of a tile.
 ///
 /// # Safety

@@ -13,6 +13,7 @@ use core::ops::Range;
 
 use crate::activation::{Activation, Finish};
 use crate::buffer::LINE;
+use crate::kernel::activate::{Addend, Stored, activate};
 use crate::kernel::parts::{Parts, by_image};
 use crate::layout::{Layout, View};
 use crate::pack::{PackedDepthwise, Tail};
@@ -302,8 +303,44 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
                     strip.walk(s, args, &lines, vectors.clone(), instances);
                 }
             }
+            if let Finish::Apply(_) = args.finish {
+                let width = window.output.width;
+                // Rows that follow each other are one long one.
+                let (lines, width) = match args.output_row == width * args.output_column {
+                    true => (1, count * width),
+                    false => (count, width),
+                };
+                for line in 0..lines {
+                    let start = output.wrapping_add(line * args.output_row);
+                    let stored = stored::<S, NARROW>(args, &vectors, start, width);
+                    // SAFETY: the pixels just written.
+                    unsafe { activate(s, &args.finish, &stored) }
+                }
+            }
             row += count;
         }
+    }
+}
+
+/// Some vectors of so many outputs, of which vector 0 is at `start`.
+fn stored<S: Lanes, const NARROW: bool>(
+    args: &Args<'_>,
+    vectors: &Range<usize>,
+    start: *mut f32,
+    pixels: usize,
+) -> Stored {
+    let overlap = if vectors.end == args.vectors { args.output_overlap } else { 0 };
+    // What two vectors share is there once; alone, the second one wrote over it.
+    let (back, cut) = if vectors.len() == 1 { (overlap, 0) } else { (0, overlap) };
+    let lanes = if NARROW { args.output_lanes } else { S::LANES };
+    Stored {
+        output: start.wrapping_add(vectors.start * args.output_vector).wrapping_sub(back),
+        row: args.output_column,
+        vector: args.output_vector,
+        pixels,
+        vectors: vectors.len(),
+        last_lanes: lanes - cut,
+        residual: Addend::NONE,
     }
 }
 

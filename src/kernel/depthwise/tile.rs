@@ -8,8 +8,6 @@ use core::ops::Range;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::Args;
-use crate::activation::Finish;
-use crate::kernel::activate::{Addend, Stored, activate};
 use crate::shape::Placed;
 use crate::simd::Lanes;
 
@@ -267,8 +265,7 @@ unsafe fn tile<
     let output = |r: usize, c: usize| at.output.wrapping_add(r * output_row + c * output_column);
     // Fetched again for each tile, or they would wait on the stack.
     compiler_fence(Ordering::SeqCst);
-    let finish = args.finish;
-    finish.each(
+    args.finish.each(
         s,
         &acc,
         #[inline(always)]
@@ -285,22 +282,6 @@ unsafe fn tile<
             }
         },
     );
-    if let Finish::Apply(_) = finish {
-        let lanes = if NARROW { args.output_lanes } else { S::LANES };
-        for r in 0..R {
-            let stored = Stored {
-                output: output(r, 0),
-                row: output_column,
-                vector: S::LANES,
-                pixels: C,
-                vectors: 1,
-                last_lanes: lanes,
-                residual: Addend::NONE,
-            };
-            // SAFETY: the pixels just written.
-            unsafe { activate(s, &args.finish, &stored) }
-        }
-    }
 }
 
 /// What input row `LINE` of a tile adds to its outputs. Each input column is

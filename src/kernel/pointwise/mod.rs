@@ -220,6 +220,19 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
         let rest = rest.asked(args, taller * lines_of_a_tile::<S>(nv, tail, args.k));
         select(s, rows, nv, args)(s, args, rest, tiles - taller);
     }
+    if let Epilogue { finish: finish @ Finish::Apply(_), residual } = &args.epilogue {
+        let stored = Stored {
+            output: args.c,
+            row: args.c_row,
+            vector: args.c_vector,
+            pixels: m,
+            vectors: nv,
+            last_lanes: args.last_lanes,
+            residual: *residual,
+        };
+        // SAFETY: the pixels just written and their residual.
+        unsafe { activate(s, finish, &stored) };
+    }
 }
 
 /// Planes into planes: output channels as rows, pixels as vectors. Strides are in f32.
@@ -489,18 +502,5 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8, const
                 }
             },
         ),
-    }
-    if let Finish::Apply(_) = finish {
-        let stored = Stored {
-            output: at.c,
-            row: args.c_row,
-            vector: args.c_vector,
-            pixels: MR,
-            vectors: NV,
-            last_lanes: args.last_lanes,
-            residual: Addend { start: at.residual, ..residual },
-        };
-        // SAFETY: the tile just written and its residual.
-        unsafe { activate(s, &args.epilogue.finish, &stored) };
     }
 }
