@@ -316,9 +316,8 @@ pub(super) mod datapath {
         }
     }
 
-    /// Has whatever comes after take them for 256 bits wide, as Zen 4's are, or for 512:
-    /// only speed depends on it, no bit of a result.
-    pub fn assume_half_units(half: bool) -> bool {
+    /// Sets what [`is_half`] gives: only speed depends on it.
+    pub(crate) fn assume_half_units(half: bool) -> bool {
         HALF.store(half.into(), Ordering::Relaxed);
         half
     }

@@ -22,7 +22,7 @@ mod portable;
 mod several;
 
 #[cfg(all(target_arch = "x86_64", feature = "testing"))]
-pub use self::avx512::datapath::assume_half_units;
+pub(crate) use self::avx512::datapath::assume_half_units;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use self::{avx2::Avx2, avx512::Avx512};
 #[cfg(debug_assertions)]

@@ -46,8 +46,6 @@ mod data;
 mod layers;
 mod strategies;
 
-#[cfg(target_arch = "x86_64")]
-pub use crate::simd::assume_half_units;
 pub use bound::{Bound, Mismatch, same_bits, same_numbers};
 pub use data::{Data, Numbers, Random};
 pub use layers::{
@@ -57,3 +55,10 @@ pub use strategies::{
     activations, blocks, channels, convnexts, data, depthwise_layers, forms, multipliers,
     pointwise_layers, shapes, windows,
 };
+
+/// Has whatever is planned from now on take the units of AVX-512 for 256 bits wide, as Zen
+/// 4's are, or for 512. Only speed depends on it, no bit of a result.
+#[cfg(target_arch = "x86_64")]
+pub fn assume_half_units(half: bool) {
+    crate::simd::assume_half_units(half);
+}
