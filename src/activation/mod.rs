@@ -153,35 +153,37 @@ impl Activation {
     /// for that one alone, without optimisation too.
     #[inline(always)]
     pub(crate) fn in_a_pass<S: Lanes>(self, pass: impl Pass<S>) {
+        // A vector and what is needed of it later take some three registers, the constants the
+        // others; `$few` vectors at a time where there are but 16: what was fastest.
         macro_rules! run {
-            ($apply:expr) => {
-                // A vector and what is needed of it later take some three registers, the
-                // constants the others.
+            ($few:literal, $apply:expr) => {
                 if const { S::REGISTERS >= 32 } {
                     pass.run::<6>($apply)
                 } else {
-                    pass.run::<2>($apply)
+                    pass.run::<$few>($apply)
                 }
             };
         }
         match self {
-            Self::Exp => run!(vector::exp),
-            Self::Sigmoid => run!(vector::sigmoid),
-            Self::Silu => run!(vector::silu),
+            Self::Exp => run!(4, vector::exp),
+            Self::Sigmoid => run!(4, vector::sigmoid),
+            Self::Silu => run!(3, vector::silu),
             Self::Gelu => {
                 if const { S::LOOKS_UP } {
                     // The tables stay in registers.
                     pass.run::<2>(vector::gelu_by_table);
                 } else {
-                    run!(vector::gelu_by_exp);
+                    run!(3, vector::gelu_by_exp);
                 }
             }
-            Self::GeluTanh => run!(vector::gelu_tanh),
+            Self::GeluTanh => run!(2, vector::gelu_tanh),
             Self::LeakyRelu { slope } => run!(
+                4,
                 #[inline(always)]
                 |s, x| vector::leaky_relu(s, x, slope)
             ),
             Self::HardSigmoid { alpha, beta } => run!(
+                4,
                 #[inline(always)]
                 |s, x| vector::hard_sigmoid(s, x, alpha, beta)
             ),
