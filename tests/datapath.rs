@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::isas;
-use mbconv::testing::{assume_half_units, same_bits};
+use common::{check_bits, isas};
+use mbconv::testing::assume_half_units;
 use mbconv::{
     Activation, Depthwise, DepthwiseParams, Isa, Layout, Padding, PlanOptions, Pointwise,
     PointwiseParams, Result, Shape,
@@ -33,7 +33,7 @@ fn compare(context: &str, outputs: usize, run: impl Fn(&mut [f32]) -> Result<()>
         let mut y = vec![f32::from_bits(1); outputs];
         run(&mut y).map(|()| y)
     });
-    same_bits(&whole?, &half?).unwrap_or_else(|mismatch| panic!("{context}: {mismatch}"));
+    check_bits(context, &whole?, &half?);
     Ok(())
 }
 

@@ -257,6 +257,7 @@ impl Finish {
     }
 }
 
+/// Vectors that are finished where they are.
 struct InPlace<'a, V>(&'a mut [V]);
 
 impl<S: Lanes> Finishing<S> for InPlace<'_, S::V> {

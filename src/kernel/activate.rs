@@ -49,16 +49,16 @@ pub(crate) struct Stored {
 pub(crate) unsafe fn activate<S: Lanes>(s: S, finish: &Finish, stored: &Stored) {
     // Read here: as an argument it would be copied by vectors ahead of a tile's sums.
     let &Finish::Apply(activation) = finish else { return };
-    activation.in_a_pass(InPlace { s, stored });
+    activation.in_a_pass(OverStored { s, stored });
 }
 
 /// Pixels of which [`activate`] was told that they are there.
-struct InPlace<'a, S> {
+struct OverStored<'a, S> {
     s: S,
     stored: &'a Stored,
 }
 
-impl<S: Lanes> Pass<S> for InPlace<'_, S> {
+impl<S: Lanes> Pass<S> for OverStored<'_, S> {
     #[inline(always)]
     fn run<const N: usize>(self, apply: impl Fn(Several<S, N>, [S::V; N]) -> [S::V; N]) {
         let Self { s, stored } = self;

@@ -56,8 +56,23 @@ pub use strategies::{
     pointwise_layers, shapes, windows,
 };
 
-/// Has whatever is planned from now on take the units of AVX-512 for 256 bits wide, as Zen
-/// 4's are, or for 512. Only speed depends on it, no bit of a result.
+/// Has whatever runs from now on, in all threads, take the units of AVX-512 for 256 bits wide,
+/// as Zen 4's are, or for 512. Only speed depends on it, no bit of a result.
+///
+/// ```
+/// use mbconv::testing::{assume_half_units, same_bits};
+/// use mbconv::{Pointwise, PointwiseParams, Shape};
+///
+/// let weights = [0.5; 3 * 24];
+/// let plan = Pointwise::new(&PointwiseParams::new(3, 24, &weights))?.plan(Shape::new(1, 2, 2))?;
+/// let run = |half| {
+///     assume_half_units(half);
+///     let mut y = vec![0.0; plan.output_len()];
+///     plan.run(&[1.0; 12], &mut y).map(|()| y)
+/// };
+/// same_bits(&run(false)?, &run(true)?)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[cfg(target_arch = "x86_64")]
 pub fn assume_half_units(half: bool) {
     crate::simd::assume_half_units(half);

@@ -408,15 +408,17 @@ impl Block<'_> {
         if self.project.is_some() { Tail::Zeros } else { Tail::Overlap }
     }
 
+    /// The stage that expands a slab; none where all are expanded before.
+    fn expansion(&self) -> Option<&Stage<'_>> {
+        self.expand.as_ref().filter(|_| !self.cut.has_whole_ring())
+    }
+
     /// The slab from vector `first` on: as many whole expand panels as fit a
     /// tile, which is at least as wide as any panel; or where all are expanded before, as
     /// many vectors.
     fn slab(&self, first: usize, vectors: usize) -> Range<usize> {
         let limit = (first + self.tile.vectors).min(vectors);
-        let end = match &self.expand {
-            Some(expand) if !self.cut.has_whole_ring() => panels_end(&expand.packed.panels, limit),
-            _ => limit,
-        };
+        let end = self.expansion().map_or(limit, |expand| panels_end(&expand.packed.panels, limit));
         debug_assert!(end > first, "a slab has vectors, or there would be no end of them");
         first..end
     }

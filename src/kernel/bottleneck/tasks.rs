@@ -251,8 +251,8 @@ impl Block<'_> {
                 if self.input_view.is_planar() && (first || !once) {
                     self.turn_input(s, self.rows_to_turn(&rows, &new));
                 }
-                match &self.expand {
-                    Some(expand) if !self.cut.has_whole_ring() => {
+                match self.expansion() {
+                    Some(expand) => {
                         let panels = expand.packed.panels.iter();
                         let panels = panels.filter(|p| slab.contains(&p.first));
                         for panel in panels.clone() {
@@ -266,7 +266,7 @@ impl Block<'_> {
                             self.depthwise_band(s, &slab, slab.clone(), rows.clone());
                         }
                     }
-                    _ => self.depthwise_band(s, &slab, slab.clone(), rows.clone()),
+                    None => self.depthwise_band(s, &slab, slab.clone(), rows.clone()),
                 }
                 self.scale(s, &slab, rows.clone());
                 if self.output_view.is_planar() {

@@ -304,43 +304,49 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
                 }
             }
             if let Finish::Apply(_) = args.finish {
-                let width = window.output.width;
-                // Rows that follow each other are one long one.
-                let (lines, width) = match args.output_row == width * args.output_column {
-                    true => (1, count * width),
-                    false => (count, width),
-                };
-                for line in 0..lines {
-                    let start = output.wrapping_add(line * args.output_row);
-                    let stored = stored::<S, NARROW>(args, &vectors, start, width);
-                    // SAFETY: the pixels just written.
-                    unsafe { activate(s, &args.finish, &stored) }
-                }
+                // SAFETY: the rows just written.
+                unsafe { activate_rows::<S, NARROW>(s, args, &vectors, output, count) }
             }
             row += count;
         }
     }
 }
 
-/// Some vectors of so many outputs, of which vector 0 is at `start`.
-fn stored<S: Lanes, const NARROW: bool>(
+/// Applies a long activation to some vectors of `count` rows of outputs, of which vector 0 is
+/// at `output`.
+///
+/// # Safety
+/// The rows are among the output's, as [`rows`] has it, and hold sums.
+unsafe fn activate_rows<S: Lanes, const NARROW: bool>(
+    s: S,
     args: &Args<'_>,
     vectors: &Range<usize>,
-    start: *mut f32,
-    pixels: usize,
-) -> Stored {
+    output: *mut f32,
+    count: usize,
+) {
     let overlap = if vectors.end == args.vectors { args.output_overlap } else { 0 };
     // What two vectors share is there once; alone, the second one wrote over it.
     let (back, cut) = if vectors.len() == 1 { (overlap, 0) } else { (0, overlap) };
     let lanes = if NARROW { args.output_lanes } else { S::LANES };
-    Stored {
-        output: start.wrapping_add(vectors.start * args.output_vector).wrapping_sub(back),
-        row: args.output_column,
-        vector: args.output_vector,
-        pixels,
-        vectors: vectors.len(),
-        last_lanes: lanes - cut,
-        residual: Addend::NONE,
+    let width = args.window.output.width;
+    // Rows that follow each other are one long one.
+    let (lines, pixels) = match args.output_row == width * args.output_column {
+        true => (1, count * width),
+        false => (count, width),
+    };
+    for line in 0..lines {
+        let offset = line * args.output_row + vectors.start * args.output_vector;
+        let stored = Stored {
+            output: output.wrapping_add(offset).wrapping_sub(back),
+            row: args.output_column,
+            vector: args.output_vector,
+            pixels,
+            vectors: vectors.len(),
+            last_lanes: lanes - cut,
+            residual: Addend::NONE,
+        };
+        // SAFETY: passed on.
+        unsafe { activate(s, &args.finish, &stored) }
     }
 }
 

@@ -206,19 +206,20 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
     if m == 0 {
         return;
     }
-    let tail = args.tail(s);
-    let tiles = m.div_ceil(most_rows::<S>(nv, tail, args.b_row > 0));
+    // Asked once: rows and instance must be of one kind of tile.
+    let (tail, swapped) = (args.tail(s), args.b_row > 0);
+    let tiles = m.div_ceil(most_rows::<S>(nv, tail, swapped));
     let (rows, taller) = (m / tiles, m % tiles);
     // SAFETY: taller * (rows + 1) + (tiles - taller) * rows = m pixels in all.
     unsafe {
         // One tile alone would ask for a part only, and be slower for it.
         let start = Cursor::new(args, if tiles == 1 { Ahead::NONE } else { args.ahead });
         if taller > 0 {
-            select(s, rows + 1, nv, args)(s, args, start, taller);
+            select([rows + 1, nv], tail, swapped)(s, args, start, taller);
         }
         let rest = start.skip(args, taller * (rows + 1));
         let rest = rest.asked(args, taller * lines_of_a_tile::<S>(nv, tail, args.k));
-        select(s, rows, nv, args)(s, args, rest, tiles - taller);
+        select([rows, nv], tail, swapped)(s, args, rest, tiles - taller);
     }
     if let Epilogue { finish: finish @ Finish::Apply(_), residual } = &args.epilogue {
         let stored = Stored {
@@ -338,10 +339,10 @@ fn lines_of_a_tile<S: Lanes>(nv: usize, tail: u8, k: usize) -> usize {
 /// The instance for tiles of `mr` pixels by `nv` vectors: the table of all
 /// pointwise kernels.
 #[allow(clippy::unreachable, reason = "panels and rows are at most as large as `Lanes` says")]
-fn select<S: Lanes>(s: S, mr: usize, nv: usize, args: &Args) -> Run<S> {
+fn select<S: Lanes>([mr, nv]: [usize; 2], tail: u8, swapped: bool) -> Run<S> {
     macro_rules! instance {
         ($mr:literal, $($nv:literal)*) => {
-            match (nv, args.tail(s), args.b_row > 0) {
+            match (nv, tail, swapped) {
                 $(
                     ($nv, tail::WHOLE, false) => run::<S, $mr, $nv, { tail::WHOLE }, false>,
                     ($nv, tail::NARROW, false) => run::<S, $mr, $nv, { tail::NARROW }, false>,
