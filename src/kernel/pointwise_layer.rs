@@ -21,8 +21,9 @@ use crate::shape::Shape;
 use crate::simd::Memory;
 use crate::simd::{Kernel, Lanes};
 
-/// f32 of the buffer for what is turned: it stays in the first-level cache.
-const BUFFER: usize = 8192;
+/// f32 of the buffer for what is turned. A first-level cache holds half of that or less, but the
+/// more pixels at a time, the fewer lines of planes does one piece share with the next.
+const BUFFER: usize = 16384;
 /// f32 that pixels as vectors take of it: beside them the weights pass through.
 const VECTORS: usize = 5120;
 /// Channels of it that are enough for what is turned to be used often; more would
@@ -121,14 +122,14 @@ impl Kernel for Run<'_> {
 }
 
 /// How many of a plane's pixels are taken as vectors: all where that fills them well, else
-/// those that fill whole ones; none then with few registers, where they would take longer
-/// than if they were turned.
+/// those that fill whole ones. With few registers all or none: a tile of pixels is slower than
+/// one of channels then, and what the others need to be turned is not much less than for all.
 fn as_vectors<S: Lanes>(pixels: usize) -> usize {
-    match 10 * pixels >= 9 * pixels.next_multiple_of(S::LANES) {
-        true => pixels,
-        false if S::REGISTERS >= 32 => pixels / S::LANES * S::LANES,
-        false => 0,
+    let whole = pixels / S::LANES * S::LANES;
+    if S::REGISTERS < 32 {
+        return if whole == pixels { pixels } else { 0 };
     }
+    if 10 * pixels >= 9 * pixels.next_multiple_of(S::LANES) { pixels } else { whole }
 }
 
 /// The work of one run of pixels. Safety is as for [`Run::new`].
@@ -195,9 +196,12 @@ impl Layer<'_> {
             false => usize::MAX,
         };
         let most = most(x.is_planar(), c_in).min(most(y.is_planar(), c_out));
-        let chunks = pixels.len().div_ceil(most);
+        // In blocks that are turned at once.
+        let blocks = pixels.len().div_ceil(S::BLOCK);
+        let chunks = blocks.div_ceil(most / S::BLOCK);
         for chunk in 0..chunks {
-            let part = share(pixels.len(), chunks, chunk);
+            let part = share(blocks, chunks, chunk);
+            let part = part.start * S::BLOCK..pixels.len().min(part.end * S::BLOCK);
             let (start, pixels) = (pixels.start + part.start, part.len());
             // Channels that the buffers hold of so many pixels, in whole vectors.
             let fit = half / pixels / S::LANES;

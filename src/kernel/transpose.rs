@@ -4,8 +4,8 @@ use crate::simd::Lanes;
 
 /// `to[c * to_row + r] = from[r * from_row + c]` for `rows` by `columns`.
 ///
-/// Blocks go through registers, as wide ones as fit, of which the last may overlap the
-/// one before; what is narrower than any goes number by number.
+/// Blocks go through registers, the last of which may overlap the one before; what is narrower
+/// than a block goes number by number.
 ///
 /// # Safety
 /// `from` is valid for reading `columns` f32 in each of `rows` rows, `to` for
@@ -17,35 +17,74 @@ pub(crate) unsafe fn transpose<S: Lanes>(
     [rows, columns]: [usize; 2],
 ) {
     // Along the longer side: planes, far apart, are read or written on and on.
-    let (outer, inner) = match rows >= columns {
-        true => ((columns, 1, to_row), (rows, from_row, 1)),
-        false => ((rows, from_row, 1), (columns, 1, to_row)),
-    };
-    let fits = |block: &usize| *block <= rows.min(columns);
-    let block = [S::WIDE_BLOCK, S::BLOCK].into_iter().find(fits).unwrap_or(1);
-    let starts = move |n: usize| (0..n).step_by(block).map(move |i| i.min(n - block));
+    let down = Side { len: rows, strides: [from_row, 1] };
+    let across = Side { len: columns, strides: [1, to_row] };
+    let sides = if rows >= columns { [across, down] } else { [down, across] };
+    let fits = |block: usize| block <= rows.min(columns);
     s.enter(
         // What it borrowed would be read again after each store.
         #[inline(always)]
         move || {
-            for i in starts(outer.0) {
-                let (from, to) = (from.wrapping_add(i * outer.1), to.wrapping_add(i * outer.2));
-                for j in starts(inner.0) {
-                    let (from, to) = (from.wrapping_add(j * inner.1), to.wrapping_add(j * inner.2));
-                    // SAFETY: rows and columns of the matrix.
-                    unsafe {
-                        if block == 1 {
-                            s.write(to, s.read(from));
-                        } else if block == S::WIDE_BLOCK {
-                            s.transpose_wide(from, from_row, to, to_row);
-                        } else {
-                            s.transpose(from, from_row, to, to_row);
-                        }
-                    }
-                }
+            if fits(S::BLOCK) {
+                blocks(
+                    S::BLOCK,
+                    sides,
+                    (from, to),
+                    #[inline(always)]
+                    |from, to| {
+                        // SAFETY: a block of the matrix.
+                        unsafe { s.transpose(from, from_row, to, to_row) }
+                    },
+                );
+            } else {
+                blocks(
+                    1,
+                    sides,
+                    (from, to),
+                    #[inline(always)]
+                    |from, to| {
+                        // SAFETY: a number of the matrix.
+                        unsafe { s.write(to, s.read(from)) }
+                    },
+                );
             }
         },
     );
+}
+
+/// Numbers along a side of a matrix.
+#[derive(Clone, Copy)]
+struct Side {
+    len: usize,
+    /// From one to the next, before and after.
+    strides: [usize; 2],
+}
+
+/// Hands each block of a matrix to `f`; along the second side inside. Pointers move on, as
+/// the product of an index and a stride would take as long as a block.
+#[inline(always)]
+fn blocks(
+    block: usize,
+    [outer, inner]: [Side; 2],
+    (mut from, mut to): (*const f32, *mut f32),
+    f: impl Fn(*const f32, *mut f32),
+) {
+    // From block i to the next: the last one may overlap the one before.
+    let step = |i: usize, Side { len, strides }: Side| {
+        let others = (len - 1) / block;
+        let n = if i + 1 == others { len - others * block } else { block };
+        (n * strides[0], n * strides[1])
+    };
+    for i in 0..outer.len.div_ceil(block) {
+        let (mut x, mut y) = (from, to);
+        for j in 0..inner.len.div_ceil(block) {
+            f(x, y);
+            let (a, b) = step(j, inner);
+            (x, y) = (x.wrapping_add(a), y.wrapping_add(b));
+        }
+        let (a, b) = step(i, outer);
+        (from, to) = (from.wrapping_add(a), to.wrapping_add(b));
+    }
 }
 
 #[cfg(test)]

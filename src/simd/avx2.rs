@@ -1,6 +1,6 @@
 //! AVX2 with FMA: 8 lanes, 16 registers.
 
-use core::arch::x86_64::{__m128, __m256, __m256i, _MM_HINT_T1, _mm_prefetch};
+use core::arch::x86_64::{__m256, __m256i, _MM_HINT_T1, _mm_prefetch};
 use core::hint::black_box;
 
 use pulp::core_arch::x86::Avx;
@@ -35,8 +35,8 @@ impl Avx2 {
     }
 }
 
-/// Transposes 8 x 8: halves of rows `i` and `i + 4` share a register, so that the
-/// rest happens within the halves.
+/// Transposes 8 x 8: four rows within the halves of registers, then halves of those with the
+/// others'.
 ///
 /// # Safety
 /// As for [`Lanes::transpose`] with blocks of 8.
@@ -48,29 +48,34 @@ pub(super) unsafe fn transpose_8x8(
     to: *mut f32,
     to_row: usize,
 ) {
-    // Two starts, so that a register or two of strides reach all rows.
-    let halves = [from, from.wrapping_add(4 * from_row)];
-    for (half, to) in [to, to.wrapping_add(4 * to_row)].into_iter().enumerate() {
-        // SAFETY: four f32 of a row below 8, from column 0 or 4 on.
-        let quarter = |from: *const f32, row: usize| unsafe {
-            from.add(row * from_row + 4 * half).cast::<__m128>().read_unaligned()
-        };
-        let pair =
-            |row: usize| avx._mm256_set_m128(quarter(halves[1], row), quarter(halves[0], row));
-        let rows = [pair(0), pair(1), pair(2), pair(3)];
-        let low = [0, 2].map(|i| avx._mm256_unpacklo_ps(rows[i], rows[i + 1]));
-        let high = [0, 2].map(|i| avx._mm256_unpackhi_ps(rows[i], rows[i + 1]));
-        let columns = [
-            avx._mm256_shuffle_ps::<0x44>(low[0], low[1]),
-            avx._mm256_shuffle_ps::<0xee>(low[0], low[1]),
-            avx._mm256_shuffle_ps::<0x44>(high[0], high[1]),
-            avx._mm256_shuffle_ps::<0xee>(high[0], high[1]),
-        ];
-        for (i, column) in columns.into_iter().enumerate() {
-            // SAFETY: eight f32 of a row below 8.
-            unsafe { avx._mm256_storeu_ps(to.add(i * to_row), column) }
+    // SAFETY: eight f32 of a row below 8.
+    let row = |r: usize| unsafe { avx._mm256_loadu_ps(from.add(r * from_row)) };
+    let upper = columns(avx, [row(0), row(1), row(2), row(3)]);
+    let lower = columns(avx, [row(4), row(5), row(6), row(7)]);
+    for i in 0..4 {
+        let (x, y) = (upper[i], lower[i]);
+        // SAFETY: eight f32 of a row below 8.
+        unsafe {
+            avx._mm256_storeu_ps(to.add(i * to_row), avx._mm256_permute2f128_ps::<0x20>(x, y));
+            avx._mm256_storeu_ps(
+                to.add((i + 4) * to_row),
+                avx._mm256_permute2f128_ps::<0x31>(x, y),
+            );
         }
     }
+}
+
+/// Columns `i` of four rows, each above column `i + 4`.
+#[inline(always)]
+fn columns(avx: Avx, [a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
+    let low = [avx._mm256_unpacklo_ps(a, b), avx._mm256_unpacklo_ps(c, d)];
+    let high = [avx._mm256_unpackhi_ps(a, b), avx._mm256_unpackhi_ps(c, d)];
+    [
+        avx._mm256_shuffle_ps::<0x44>(low[0], low[1]),
+        avx._mm256_shuffle_ps::<0xee>(low[0], low[1]),
+        avx._mm256_shuffle_ps::<0x44>(high[0], high[1]),
+        avx._mm256_shuffle_ps::<0xee>(high[0], high[1]),
+    ]
 }
 
 // SAFETY: the token is made only by `detect`; masked moves touch no lane whose
@@ -85,7 +90,6 @@ unsafe impl Lanes for Avx2 {
     const POINTWISE_ROWS: [usize; MAX_VECTORS] = [5, 6, 3, 0];
     const POINTWISE_VECTORS: usize = 2;
     const BLOCK: usize = 8;
-    const WIDE_BLOCK: usize = 16;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = [[2, 4], [2, 4], [1, 7], [1, 7], [1, 7]];
 
     #[inline(always)]
@@ -229,17 +233,5 @@ unsafe impl Lanes for Avx2 {
     unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
         // SAFETY: passed on.
         unsafe { transpose_8x8(self.avx, from, from_row, to, to_row) }
-    }
-
-    /// Four blocks, for the sake of whole cache lines.
-    #[inline(always)]
-    unsafe fn transpose_wide(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
-        for [row, column] in [[0, 0], [8, 0], [0, 8], [8, 8]] {
-            // SAFETY: passed on, for a quarter of the rows and columns.
-            unsafe {
-                let from = from.add(row * from_row + column);
-                transpose_8x8(self.avx, from, from_row, to.add(column * to_row + row), to_row);
-            }
-        }
     }
 }

@@ -53,7 +53,6 @@ unsafe impl Lanes for Avx512 {
     const LOOKS_UP: bool = true;
     const SPLICES: bool = true;
     const BLOCK: usize = 8;
-    const WIDE_BLOCK: usize = 16;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = [[2, 7], [2, 7], [2, 7], [2, 7], [2, 7]];
 
     #[inline(always)]
@@ -249,41 +248,6 @@ unsafe impl Lanes for Avx512 {
     unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
         // SAFETY: passed on.
         unsafe { transpose_8x8(self.avx, from, from_row, to, to_row) }
-    }
-
-    #[inline(always)]
-    unsafe fn transpose_wide(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
-        let avx512 = self.avx512f;
-        // SAFETY: sixteen f32 of a row below 16.
-        let row = |row: usize| unsafe { avx512._mm512_loadu_ps(from.add(row * from_row)) };
-        // A register for a quarter of the columns has every fourth row.
-        let quarters = [0, 1, 2, 3].map(|i| {
-            let low = [row(i), row(i + 4)];
-            let high = [row(i + 8), row(i + 12)];
-            let even = [low, high].map(|[x, y]| avx512._mm512_shuffle_f32x4::<0x88>(x, y));
-            let odd = [low, high].map(|[x, y]| avx512._mm512_shuffle_f32x4::<0xdd>(x, y));
-            [
-                avx512._mm512_shuffle_f32x4::<0x88>(even[0], even[1]),
-                avx512._mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]),
-                avx512._mm512_shuffle_f32x4::<0xdd>(even[0], even[1]),
-                avx512._mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]),
-            ]
-        });
-        for part in 0..4 {
-            let rows = quarters.map(|quarters| quarters[part]);
-            let low = [0, 2].map(|i| avx512._mm512_unpacklo_ps(rows[i], rows[i + 1]));
-            let high = [0, 2].map(|i| avx512._mm512_unpackhi_ps(rows[i], rows[i + 1]));
-            let columns = [
-                avx512._mm512_shuffle_ps::<0x44>(low[0], low[1]),
-                avx512._mm512_shuffle_ps::<0xee>(low[0], low[1]),
-                avx512._mm512_shuffle_ps::<0x44>(high[0], high[1]),
-                avx512._mm512_shuffle_ps::<0xee>(high[0], high[1]),
-            ];
-            for (i, column) in columns.into_iter().enumerate() {
-                // SAFETY: as above.
-                unsafe { avx512._mm512_storeu_ps(to.add((4 * part + i) * to_row), column) }
-            }
-        }
     }
 }
 

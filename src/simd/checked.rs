@@ -147,7 +147,6 @@ unsafe impl<'m, S: Lanes> Lanes for Checked<'m, S> {
     const LOOKS_UP: bool = S::LOOKS_UP;
     const SPLICES: bool = S::SPLICES;
     const BLOCK: usize = S::BLOCK;
-    const WIDE_BLOCK: usize = S::WIDE_BLOCK;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = S::DEPTHWISE_TILES;
 
     #[inline(always)]
@@ -310,14 +309,6 @@ unsafe impl<'m, S: Lanes> Lanes for Checked<'m, S> {
         self.memory.check_rows(to, [S::BLOCK, to_row], S::BLOCK, true);
         // SAFETY: passed on.
         unsafe { self.s.transpose(from, from_row, to, to_row) }
-    }
-
-    #[inline(always)]
-    unsafe fn transpose_wide(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
-        self.memory.check_rows(from, [S::WIDE_BLOCK, from_row], S::WIDE_BLOCK, false);
-        self.memory.check_rows(to, [S::WIDE_BLOCK, to_row], S::WIDE_BLOCK, true);
-        // SAFETY: passed on.
-        unsafe { self.s.transpose_wide(from, from_row, to, to_row) }
     }
 
     #[inline(always)]

@@ -120,8 +120,6 @@ pub(crate) unsafe trait Lanes: Copy {
     /// Rows and columns of the blocks that [`transpose`](Self::transpose) takes, at
     /// most `LANES`.
     const BLOCK: usize;
-    /// Those of [`transpose_wide`](Self::transpose_wide), where larger ones are faster.
-    const WIDE_BLOCK: usize = Self::BLOCK;
     /// Depthwise tiles of 3x3 windows with stride 1 and 2, 5x5 with 1 and 2, and
     /// 7x7: the rows (1 or 2) and columns of outputs that stay in registers.
     const DEPTHWISE_TILES: [[usize; 2]; 5];
@@ -357,16 +355,6 @@ pub(crate) unsafe trait Lanes: Copy {
     /// `from` is valid for reading and `to` for writing `BLOCK` f32 in each of
     /// `BLOCK` rows, which do not overlap.
     unsafe fn transpose(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize);
-
-    /// As [`transpose`](Self::transpose), for `WIDE_BLOCK` rows and columns.
-    ///
-    /// # Safety
-    /// As for [`transpose`](Self::transpose).
-    #[inline(always)]
-    unsafe fn transpose_wide(self, from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
-        // SAFETY: passed on; the blocks are of one size.
-        unsafe { self.transpose(from, from_row, to, to_row) }
-    }
 
     /// `K_STEP` steps of a pointwise tile:
     /// `acc[r][v] += a[r * a_row + k] * b[(k * NV + v) * LANES..]`, `k` ascending.

@@ -195,46 +195,79 @@ impl Cursor {
 
 /// Computes one panel of `nv` vectors for `m` pixels.
 ///
-/// Cuts the pixels into the fewest tiles of nearly equal height, so that no
-/// small rest is left over.
-///
 /// # Safety
 /// The pointers of `args` are valid at `m` pixels, `k` channels and `nv`
 /// vectors (the last one `last_lanes` wide in output and residual); the output
 /// overlaps nothing else, and no other thread touches it.
 pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
-    if m == 0 {
-        return;
-    }
-    // Asked once: rows and instance must be of one kind of tile.
-    let (tail, swapped) = (args.tail(s), args.b_row > 0);
-    let tiles = m.div_ceil(most_rows::<S>(nv, tail, swapped));
-    let (rows, taller) = (m / tiles, m % tiles);
-    // SAFETY: taller * (rows + 1) + (tiles - taller) * rows = m pixels in all.
-    unsafe {
-        // One tile alone would ask for a part only, and be slower for it.
-        let start = Cursor::new(args, if tiles == 1 { Ahead::NONE } else { args.ahead });
-        if taller > 0 {
-            select([rows + 1, nv], tail, swapped)(s, args, start, taller);
-        }
-        let rest = start.skip(args, taller * (rows + 1));
-        let rest = rest.asked(args, taller * lines_of_a_tile::<S>(nv, tail, args.k));
-        select([rows, nv], tail, swapped)(s, args, rest, tiles - taller);
-    }
-    if let Epilogue { finish: finish @ Finish::Apply(_), residual } = &args.epilogue {
-        let stored = Stored {
-            output: args.c,
-            row: args.c_row,
-            vector: args.c_vector,
-            pixels: m,
-            vectors: nv,
-            last_lanes: args.last_lanes,
-            residual: *residual,
-        };
-        // SAFETY: the pixels just written and their residual.
-        unsafe { activate(s, finish, &stored) };
+    if m > 0 {
+        // SAFETY: passed on.
+        unsafe { Tiles::new(s, args, nv, m).run(s, args) }
     }
 }
+
+/// The tiles that a panel is cut into.
+struct Tiles<S: Lanes> {
+    nv: usize,
+    tail: u8,
+    /// Of the lower ones.
+    rows: usize,
+    /// How many are lower, and how many a row taller and come before them.
+    lower: usize,
+    taller: usize,
+    run_lower: Run<S>,
+    run_taller: Run<S>,
+}
+
+impl<S: Lanes> Tiles<S> {
+    /// The fewest tiles of nearly equal height for `m` pixels, at least one, so that no small
+    /// rest is left over.
+    fn new(s: S, args: &Args, nv: usize, m: usize) -> Self {
+        // Asked once: rows and instance must be of one kind of tile.
+        let (tail, swapped) = (args.tail(s), args.b_row > 0);
+        let tiles = m.div_ceil(most_rows::<S>(nv, tail, swapped));
+        let (rows, taller) = (m / tiles, m % tiles);
+        let run = |rows| select([rows, nv], tail, swapped);
+        let run_lower = run(rows);
+        let run_taller = if taller > 0 { run(rows + 1) } else { run_lower };
+        Self { nv, tail, rows, lower: tiles - taller, taller, run_lower, run_taller }
+    }
+
+    /// # Safety
+    /// As for [`panel`], for what these are the tiles of.
+    unsafe fn run(&self, s: S, args: &Args) {
+        let &Self { nv, tail, rows, lower, taller, run_lower, run_taller } = self;
+        // SAFETY: taller * (rows + 1) + lower * rows are all pixels.
+        unsafe {
+            // One tile alone would ask for a part only, and be slower for it.
+            let ahead = if lower + taller == 1 { Ahead::NONE } else { args.ahead };
+            let mut at = Cursor::new(args, ahead);
+            if taller > 0 {
+                run_taller(s, args, at, taller);
+                at = at
+                    .skip(args, taller * (rows + 1))
+                    .asked(args, taller * lines_of_a_tile::<S>(nv, tail, args.k));
+            }
+            run_lower(s, args, at, lower);
+        }
+        if let Epilogue { finish: finish @ Finish::Apply(_), residual } = &args.epilogue {
+            let stored = Stored {
+                output: args.c,
+                row: args.c_row,
+                vector: args.c_vector,
+                pixels: taller * (rows + 1) + lower * rows,
+                vectors: nv,
+                last_lanes: args.last_lanes,
+                residual: *residual,
+            };
+            // SAFETY: the pixels just written and their residual.
+            unsafe { activate(s, finish, &stored) };
+        }
+    }
+}
+
+/// f32 of inputs beside which a panel's weights and outputs pass through the first-level cache.
+const NEAR: usize = 5120;
 
 /// Planes into planes: output channels as rows, pixels as vectors. Strides are in f32.
 pub(crate) struct Planes<'a> {
@@ -258,37 +291,57 @@ impl Planes<'_> {
     /// else, and no other thread touches it.
     pub(crate) unsafe fn run<S: Lanes>(&self, s: S, panels: &[Panel], pixels: usize) {
         let PackedPointwise { c_in, c_out, ref weights, ref bias, .. } = *self.packed;
-        let mut first = 0;
-        while first < pixels.div_ceil(S::LANES) {
-            let part = Panel::new::<S>(first, pixels, Tail::Zeros);
-            let (start, width) = (first * S::LANES, part.vectors * S::LANES);
-            first += part.vectors;
+        let vectors = pixels.div_ceil(S::LANES);
+        // So many that their inputs stay near, for each panel: what it writes is then in a few
+        // planes, and long enough there to be foreseen.
+        let together = NEAR / (self.channels.len() * S::LANES);
+        let mut done = 0;
+        while done < vectors {
+            let block = done..vectors.min(done + together.max(1));
             for panel in panels {
                 let [first, size] = [panel.first, panel.vectors].map(|n| n * S::LANES);
-                let offset = first * self.output_plane + start;
-                let args = Args {
+                let mut args = Args {
                     a: weights.as_ptr().wrapping_add(first * c_in + self.channels.start * size),
                     a_row: size,
                     a_block: 0,
                     k: self.channels.len(),
                     runs_before: 0,
                     a_run: 0,
-                    b: self.input.wrapping_add(start),
+                    b: core::ptr::null(),
                     b_row: self.input_plane,
                     ahead: Ahead::NONE,
-                    c: self.output.wrapping_add(offset),
+                    c: core::ptr::null_mut(),
                     c_row: self.output_plane,
                     c_vector: S::LANES,
-                    last_lanes: width.min(pixels - start) - (width - S::LANES),
-                    pixel_lanes: part.pixel_lanes::<S>(),
+                    last_lanes: S::LANES,
+                    pixel_lanes: S::LANES,
                     start: match self.channels.start {
                         0 => Start::Rows(bias.as_ptr().wrapping_add(first)),
                         _ => Start::Partial,
                     },
-                    epilogue: self.epilogue.skip(first, start),
+                    epilogue: self.epilogue,
                 };
-                // SAFETY: passed on, for some of the pixels and channels.
-                unsafe { self::panel(s, &args, part.vectors, size.min(c_out - first)) };
+                let mut before: Option<Tiles<S>> = None;
+                done = block.start;
+                while done < block.end {
+                    let part = Panel::new::<S>(done, pixels, Tail::Zeros);
+                    let (start, width) = (done * S::LANES, part.vectors * S::LANES);
+                    done += part.vectors;
+                    args.b = self.input.wrapping_add(start);
+                    args.c = self.output.wrapping_add(first * self.output_plane + start);
+                    args.last_lanes = width.min(pixels - start) - (width - S::LANES);
+                    args.pixel_lanes = part.pixel_lanes::<S>();
+                    args.epilogue = self.epilogue.skip(first, start);
+                    // Most parts are of one kind; to look for their tiles takes a tenth as long
+                    // as 24 steps of them.
+                    let kind = (part.vectors, args.tail(s));
+                    before.take_if(|tiles| (tiles.nv, tiles.tail) != kind);
+                    let tiles = before.get_or_insert_with(|| {
+                        Tiles::new(s, &args, part.vectors, size.min(c_out - first))
+                    });
+                    // SAFETY: passed on, for some of the pixels and channels.
+                    unsafe { tiles.run(s, &args) };
+                }
             }
         }
     }
