@@ -117,7 +117,8 @@ const COLUMNS: usize = 8;
 const LARGE: usize = 16384;
 const BAND: usize = 16;
 
-/// f32 between what is read and what is asked for: the same row of later columns.
+/// f32 between what is read and what is asked for: the same row of later columns, or where
+/// there are none, of the next channel's.
 const AHEAD: usize = 64;
 
 /// A `K` x `K` window with both strides `ST`; `K = 0` is any window.
@@ -165,6 +166,11 @@ mod edge {
     pub(super) const LEFT: u8 = 2;
     pub(super) const RIGHT: u8 = 3;
     pub(super) const BOTH: u8 = 4;
+
+    /// Whether all lanes of such a vector exist.
+    pub(super) const fn is_whole(edge: u8) -> bool {
+        matches!(edge, NONE | LEFT | RIGHT)
+    }
 }
 
 /// A vector of columns: what is the same in all rows and channels.
@@ -442,6 +448,10 @@ impl<S: Lanes, const K: usize, const ST: usize> Planes<'_, S, K, ST> {
         let live = const { if K == 0 { 1 } else { K.div_ceil(ST) } };
         let taps: [Tap<S>; K] = core::array::from_fn(|kx| column.taps[kx]);
         let middle = column.middle;
+        let ahead = match column.column * ST + AHEAD < input.width {
+            true => AHEAD,
+            false => args.input_plane.wrapping_sub(input.width.saturating_sub(AHEAD)),
+        };
         let [packed, bias] = args.weights::<S>(channel);
         // SAFETY: taps and bias of this channel.
         let splat = |p: *const f32| unsafe { s.splat(s.read(p)) };
@@ -478,7 +488,7 @@ impl<S: Lanes, const K: usize, const ST: usize> Planes<'_, S, K, ST> {
                     if const { $p < ST } {
                         if y < input.height {
                             if EDGE != edge::BOTH {
-                                s.prefetch(line.wrapping_add(AHEAD));
+                                s.prefetch(line.wrapping_add(ahead));
                             }
                             // SAFETY: the row is inside.
                             let x = unsafe { load::<S, K, ST, EDGE>(s, line, &taps, &middle, zero) };
@@ -501,7 +511,7 @@ impl<S: Lanes, const K: usize, const ST: usize> Planes<'_, S, K, ST> {
                 // SAFETY: the lanes of a row, or a vector that ends in what is to come. To
                 // store a part of one takes AMD's cores ten times as long.
                 unsafe {
-                    if room >= S::LANES {
+                    if const { edge::is_whole(EDGE) } || room >= S::LANES {
                         s.store(output, sum);
                     } else {
                         s.store_first(output, sum, column.lanes);
