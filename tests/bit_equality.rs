@@ -288,6 +288,37 @@ fn planes_along_rows() {
     }
 }
 
+/// More channels than go through the first-level cache at a time, and planes that start on a cache
+/// line or off it: sums in parts.
+#[test]
+fn planes_of_many_channels() {
+    let random = &mut Random::new(23);
+    let planar = Placement { layout: Layout::Nchw, slack: None };
+    for (c, side) in [([170, 19], 4), ([321, 40], 8), ([700, 700], 4), ([700, 33], 7)] {
+        let layer = PointwiseLayer::new(random, Data::Ordinary, c, Activation::Relu6);
+        let shape = Shape::new(1, side, side);
+        let x = Data::Ordinary.tensor(7, shape.elements(c[0]).unwrap());
+        let residual = Data::Ordinary.tensor(8, shape.elements(c[1]).unwrap());
+        for isa in isas() {
+            let op = Pointwise::with_isa(&layer.params(), isa).unwrap();
+            let mut expected = vec![f32::NAN; residual.len()];
+            op.plan(shape).unwrap().run_residual(&x, &residual, &mut expected).unwrap();
+            let plan = op.plan_with(shape, &PlanOptions::new().layout(Layout::Nchw)).unwrap();
+            let [dense, added] =
+                [(&x, c[0]), (&residual, c[1])].map(|(t, c)| planar.place(shape, c, t));
+            for offset in [0, 1, 8] {
+                let mut moved = vec![0.0; dense.len() + 32];
+                let start = moved.as_ptr().align_offset(64) + offset;
+                moved[start..][..dense.len()].copy_from_slice(&dense);
+                let mut y = vec![f32::NAN; expected.len()];
+                plan.run_residual(&moved[start..][..dense.len()], &added, &mut y).unwrap();
+                let context = format!("{isa} {c:?} {side} from {offset}");
+                check_bits(&context, &expected, &planar.collect(&context, shape, c[1], &y));
+            }
+        }
+    }
+}
+
 /// Holds a layer in each of these places against dense NHWC.
 fn depthwise_in_every_layout(
     layer: &DepthwiseLayer,

@@ -9,7 +9,7 @@
 use core::ops::Range;
 
 use crate::activation::Activation;
-use crate::buffer::Local;
+use crate::buffer::{LINE, Local};
 use crate::kernel::activate::Addend;
 use crate::kernel::parts::{Parts, by_image, share};
 use crate::kernel::pointwise::{Ahead, Args, Epilogue, Planes, Start, panel};
@@ -270,6 +270,20 @@ impl Layer<'_> {
         }
     }
 
+    /// In how many parts of the channels planes are summed from a pixel on: the lines that a tile's
+    /// vectors are on, one more where they do not start on one, should stay near. With many
+    /// registers so few tiles come back to them that partial sums take longer.
+    fn plane_parts<S: Lanes>(&self, pixel: usize) -> usize {
+        if S::REGISTERS >= 32 {
+            return 1;
+        }
+        let start = self.input.wrapping_add(pixel).addr() / size_of::<f32>();
+        let aligned = [start, self.input_view.channel].iter().all(|n| n.is_multiple_of(LINE));
+        let width = S::POINTWISE_VECTORS * S::LANES;
+        let lines = width.div_ceil(LINE) + usize::from(!aligned);
+        (self.packed.c_in * lines * LINE).div_ceil(VECTORS)
+    }
+
     /// Pixels as vectors, output channels as rows: planes as they are, pixels turned, some
     /// channels at a time.
     unsafe fn pixel_vectors<S: Lanes>(&self, s: S, pixels: Range<usize>, panels: &[Panel]) {
@@ -288,8 +302,16 @@ impl Layer<'_> {
             output_plane: y.channel,
         };
         if x.is_planar() {
-            // SAFETY: pixels and channels of the layer.
-            return unsafe { part(pixels.start, 0..c_in).run(s, panels, pixels.len()) };
+            let parts = self.plane_parts::<S>(pixels.start);
+            for i in 0..parts {
+                let channels = share(c_in, parts, i);
+                let skipped = channels.start * x.channel;
+                let part = part(pixels.start, channels);
+                let part = Planes { input: part.input.wrapping_add(skipped), ..part };
+                // SAFETY: pixels and channels of the layer.
+                unsafe { part.run(s, panels, pixels.len()) };
+            }
+            return;
         }
         let mut buffer = Local::<BUFFER>::uninit();
         let buffer = buffer.as_mut_ptr();
