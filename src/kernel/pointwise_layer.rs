@@ -12,7 +12,7 @@ use crate::activation::Activation;
 use crate::buffer::{LINE, Local};
 use crate::kernel::activate::Addend;
 use crate::kernel::parts::{Parts, by_image, share};
-use crate::kernel::pointwise::{Ahead, Args, Epilogue, Planes, Start, panel};
+use crate::kernel::pointwise::{Ahead, Args, Epilogue, NEAR, Planes, Start, panel};
 use crate::kernel::transpose::transpose;
 use crate::layout::View;
 use crate::pack::{PackedPointwise, Panel, Tail};
@@ -24,8 +24,6 @@ use crate::simd::{Kernel, Lanes};
 /// f32 of the buffer for what is turned. A first-level cache holds half of that or less, but the
 /// more pixels at a time, the fewer lines of planes does one piece share with the next.
 const BUFFER: usize = 16384;
-/// f32 that pixels as vectors take of it: beside them the weights pass through.
-const VECTORS: usize = 5120;
 /// Channels of it that are enough for what is turned to be used often; more would
 /// leave too few pixels for whole tiles.
 const CHANNELS: usize = 160;
@@ -281,7 +279,7 @@ impl Layer<'_> {
         let aligned = [start, self.input_view.channel].iter().all(|n| n.is_multiple_of(LINE));
         let width = S::POINTWISE_VECTORS * S::LANES;
         let lines = width.div_ceil(LINE) + usize::from(!aligned);
-        (self.packed.c_in * lines * LINE).div_ceil(VECTORS)
+        (self.packed.c_in * lines * LINE).div_ceil(NEAR)
     }
 
     /// Pixels as vectors, output channels as rows: planes as they are, pixels turned, some
@@ -323,7 +321,7 @@ impl Layer<'_> {
             let pixels = width.min(pixels.end - start);
             first += vectors;
             // Equal parts of the channels, in whole vectors.
-            let parts = c_in.div_ceil(VECTORS / width);
+            let parts = c_in.div_ceil(NEAR / width);
             let k_step = c_in.div_ceil(parts).next_multiple_of(S::LANES);
             for k in (0..c_in).step_by(k_step) {
                 let part = part(start, k..(k + k_step).min(c_in));

@@ -266,8 +266,8 @@ impl<S: Lanes> Tiles<S> {
     }
 }
 
-/// f32 of inputs beside which a panel's weights and outputs pass through the first-level cache.
-const NEAR: usize = 5120;
+/// f32 of pixels as vectors beside which weights and outputs pass through the first-level cache.
+pub(crate) const NEAR: usize = 5120;
 
 /// Planes into planes: output channels as rows, pixels as vectors. Strides are in f32.
 pub(crate) struct Planes<'a> {
