@@ -291,7 +291,8 @@ impl Planes<'_> {
     /// else, and no other thread touches it.
     pub(crate) unsafe fn run<S: Lanes>(&self, s: S, panels: &[Panel], pixels: usize) {
         let PackedPointwise { c_in, c_out, ref weights, ref bias, .. } = *self.packed;
-        let vectors = pixels.div_ceil(S::LANES);
+        // Without panels nothing would move on.
+        let vectors = if panels.is_empty() { 0 } else { pixels.div_ceil(S::LANES) };
         // So many that their inputs stay near, for each panel: what it writes is then in a few
         // planes, and long enough there to be foreseen.
         let together = NEAR / (self.channels.len() * S::LANES);
