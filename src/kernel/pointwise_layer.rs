@@ -4,7 +4,7 @@
 //! planes are written, pixels its vectors and output channels its rows: planes of inputs
 //! are then read as they are. What does not lie as the tile wants it goes through a buffer
 //! of a few pixels: the input, some channels at a time, while the output holds the partial
-//! sums, and pixels of small planes that fill no vector.
+//! sums, and pixels of planes that do not fill their vectors.
 
 use core::ops::Range;
 
@@ -293,8 +293,8 @@ impl Layer<'_> {
                 true => self.epilogue::<S>(start, y.channel),
                 false => Epilogue::NONE,
             },
+            input: self.input.wrapping_add(start * x.pixel + channels.start * x.channel),
             channels,
-            input: self.input.wrapping_add(start * x.pixel),
             input_plane: x.channel,
             output: self.output.wrapping_add(start),
             output_plane: y.channel,
@@ -302,18 +302,16 @@ impl Layer<'_> {
         if x.is_planar() {
             let parts = self.plane_parts::<S>(pixels.start);
             for i in 0..parts {
-                let channels = share(c_in, parts, i);
-                let skipped = channels.start * x.channel;
-                let part = part(pixels.start, channels);
-                let part = Planes { input: part.input.wrapping_add(skipped), ..part };
+                let part = part(pixels.start, share(c_in, parts, i));
                 // SAFETY: pixels and channels of the layer.
                 unsafe { part.run(s, panels, pixels.len()) };
             }
             return;
         }
-        let mut buffer = Local::<BUFFER>::uninit();
+        // Parts are rounded up to whole vectors.
+        let mut buffer = Local::<{ 2 * NEAR }>::uninit();
         let buffer = buffer.as_mut_ptr();
-        s.lend(buffer, BUFFER);
+        s.lend(buffer, 2 * NEAR);
         let mut first = 0;
         while first < pixels.len().div_ceil(S::LANES) {
             let vectors = Panel::new::<S>(first, pixels.len(), Tail::Zeros).vectors;
@@ -328,7 +326,7 @@ impl Layer<'_> {
                 let size = [pixels, part.channels.len()];
                 // SAFETY: pixels and channels of the layer, as many as the buffer holds.
                 unsafe {
-                    transpose(s, (part.input.add(k), x.pixel), (buffer, width), size);
+                    transpose(s, (part.input, x.pixel), (buffer, width), size);
                     let turned = Planes { input: buffer, input_plane: width, ..part };
                     turned.run(s, panels, pixels);
                 }
