@@ -290,61 +290,78 @@ impl Planes<'_> {
     /// The pointers are valid for these pixels and channels; the output overlaps nothing
     /// else, and no other thread touches it.
     pub(crate) unsafe fn run<S: Lanes>(&self, s: S, panels: &[Panel], pixels: usize) {
-        let PackedPointwise { c_in, c_out, ref weights, ref bias, .. } = *self.packed;
-        // Without panels nothing would move on.
-        let vectors = if panels.is_empty() { 0 } else { pixels.div_ceil(S::LANES) };
+        let vectors = pixels.div_ceil(S::LANES);
         // So many that their inputs stay near, for each panel: what it writes is then in a few
         // planes, and long enough there to be foreseen.
-        let together = NEAR / (self.channels.len() * S::LANES);
+        let together = (NEAR / (self.channels.len() * S::LANES)).max(1);
         let mut done = 0;
         while done < vectors {
-            let block = done..vectors.min(done + together.max(1));
+            let block = done..vectors.min(done + together);
+            // Where there are no panels.
+            done = block.end;
             for panel in panels {
-                let [first, size] = [panel.first, panel.vectors].map(|n| n * S::LANES);
-                let mut args = Args {
-                    a: weights.as_ptr().wrapping_add(first * c_in + self.channels.start * size),
-                    a_row: size,
-                    a_block: 0,
-                    k: self.channels.len(),
-                    runs_before: 0,
-                    a_run: 0,
-                    b: core::ptr::null(),
-                    b_row: self.input_plane,
-                    ahead: Ahead::NONE,
-                    c: core::ptr::null_mut(),
-                    c_row: self.output_plane,
-                    c_vector: S::LANES,
-                    last_lanes: S::LANES,
-                    pixel_lanes: S::LANES,
-                    start: match self.channels.start {
-                        0 => Start::Rows(bias.as_ptr().wrapping_add(first)),
-                        _ => Start::Partial,
-                    },
-                    epilogue: self.epilogue,
-                };
-                let mut before: Option<Tiles<S>> = None;
-                done = block.start;
-                while done < block.end {
-                    let part = Panel::new::<S>(done, pixels, Tail::Zeros);
-                    let (start, width) = (done * S::LANES, part.vectors * S::LANES);
-                    done += part.vectors;
-                    args.b = self.input.wrapping_add(start);
-                    args.c = self.output.wrapping_add(first * self.output_plane + start);
-                    args.last_lanes = width.min(pixels - start) - (width - S::LANES);
-                    args.pixel_lanes = part.pixel_lanes::<S>();
-                    args.epilogue = self.epilogue.skip(first, start);
-                    // Most parts are of one kind; to look for their tiles takes a tenth as long
-                    // as 24 steps of them.
-                    let kind = (part.vectors, args.tail(s));
-                    before.take_if(|tiles| (tiles.nv, tiles.tail) != kind);
-                    let tiles = before.get_or_insert_with(|| {
-                        Tiles::new(s, &args, part.vectors, size.min(c_out - first))
-                    });
-                    // SAFETY: passed on, for some of the pixels and channels.
-                    unsafe { tiles.run(s, &args) };
-                }
+                // SAFETY: passed on.
+                done = unsafe { self.panel(s, panel, block.clone(), pixels) };
             }
         }
+    }
+
+    /// One panel for some vectors of the pixels, and as many more as its last tile is wide; gives
+    /// where it has ended.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run).
+    unsafe fn panel<S: Lanes>(
+        &self,
+        s: S,
+        panel: &Panel,
+        vectors: Range<usize>,
+        pixels: usize,
+    ) -> usize {
+        let PackedPointwise { c_in, c_out, ref weights, ref bias, .. } = *self.packed;
+        let [first, size] = [panel.first, panel.vectors].map(|n| n * S::LANES);
+        let mut args = Args {
+            a: weights.as_ptr().wrapping_add(first * c_in + self.channels.start * size),
+            a_row: size,
+            a_block: 0,
+            k: self.channels.len(),
+            runs_before: 0,
+            a_run: 0,
+            b: core::ptr::null(),
+            b_row: self.input_plane,
+            ahead: Ahead::NONE,
+            c: core::ptr::null_mut(),
+            c_row: self.output_plane,
+            c_vector: S::LANES,
+            last_lanes: S::LANES,
+            pixel_lanes: S::LANES,
+            start: match self.channels.start {
+                0 => Start::Rows(bias.as_ptr().wrapping_add(first)),
+                _ => Start::Partial,
+            },
+            epilogue: self.epilogue,
+        };
+        let mut before: Option<Tiles<S>> = None;
+        let mut done = vectors.start;
+        while done < vectors.end {
+            let part = Panel::new::<S>(done, pixels, Tail::Zeros);
+            let (start, width) = (done * S::LANES, part.vectors * S::LANES);
+            done += part.vectors;
+            args.b = self.input.wrapping_add(start);
+            args.c = self.output.wrapping_add(first * self.output_plane + start);
+            args.last_lanes = width.min(pixels - start) - (width - S::LANES);
+            args.pixel_lanes = part.pixel_lanes::<S>();
+            args.epilogue = self.epilogue.skip(first, start);
+            // Most parts are of one kind; to look for their tiles takes a tenth as long as 24 steps
+            // of them.
+            let kind = (part.vectors, args.tail(s));
+            before.take_if(|tiles| (tiles.nv, tiles.tail) != kind);
+            let tiles = before
+                .get_or_insert_with(|| Tiles::new(s, &args, part.vectors, size.min(c_out - first)));
+            // SAFETY: passed on, for some of the pixels and channels.
+            unsafe { tiles.run(s, &args) };
+        }
+        done
     }
 }
 
