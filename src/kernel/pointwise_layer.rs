@@ -12,7 +12,7 @@ use crate::activation::Activation;
 use crate::buffer::{LINE, Local};
 use crate::kernel::activate::Addend;
 use crate::kernel::parts::{Parts, by_image, share};
-use crate::kernel::pointwise::{Ahead, Args, Epilogue, NEAR, Planes, Start, panel};
+use crate::kernel::pointwise::{Args, Epilogue, NEAR, Planes, panel};
 use crate::kernel::transpose::transpose;
 use crate::layout::View;
 use crate::pack::{PackedPointwise, Panel, Tail};
@@ -107,10 +107,13 @@ impl Kernel for Run<'_> {
                 } else if layer.input_view.is_planar() {
                     layer.turned(s, pixels, panels);
                 } else {
+                    let row = layer.input_view.pixel;
                     for start in pixels.clone().step_by(layer.block) {
                         let pixels = start..(start + layer.block).min(pixels.end);
+                        let from = (layer.input.wrapping_add(start * row), row);
                         for panel in panels {
-                            layer.panel(s, panel, pixels.clone());
+                            let channels = 0..layer.packed.c_in;
+                            layer.panel(s, panel, channels, pixels.clone(), from, None);
                         }
                     }
                 }
@@ -132,137 +135,118 @@ fn as_vectors<S: Lanes>(pixels: usize) -> usize {
 
 /// The work of one run of pixels. Safety is as for [`Run::new`].
 impl Layer<'_> {
-    /// All of a panel but the pointers, for pixels as rows, channels last.
-    fn args<S: Lanes>(&self, panel: &Panel) -> Args {
-        let PackedPointwise { c_in, c_out, weights, bias, .. } = self.packed;
-        let first = panel.first * S::LANES;
-        let width = panel.vectors * S::LANES;
-        Args {
-            a: core::ptr::null(),
-            a_row: self.input_view.pixel,
-            a_block: S::LANES,
-            k: *c_in,
-            runs_before: 0,
-            a_run: 0,
-            b: weights.as_ptr().wrapping_add(first * c_in),
-            b_row: 0,
-            ahead: Ahead::piece(
-                weights.as_ptr().wrapping_add((first + width) * c_in),
-                width * c_in,
-            ),
-            c: core::ptr::null_mut(),
-            c_row: self.output_view.pixel,
-            c_vector: S::LANES,
-            last_lanes: (c_out - first).min(width) - (width - S::LANES),
-            pixel_lanes: panel.pixel_lanes::<S>(),
-            start: Start::Bias(bias.as_ptr().wrapping_add(first)),
-            epilogue: Epilogue::new(self.activation, Addend::NONE),
-        }
-    }
-
     /// The epilogue with what is added to the output at `offset`.
     fn epilogue<S: Lanes>(&self, offset: usize, row: usize) -> Epilogue {
         let residual = Addend { start: self.residual, row, vector: S::LANES };
         Epilogue::new(self.activation, residual.skip(offset))
     }
 
-    /// From channels last to channels last.
-    unsafe fn panel<S: Lanes>(&self, s: S, panel: &Panel, pixels: Range<usize>) {
-        let offset = pixels.start * self.output_view.pixel + panel.first * S::LANES;
-        let args = Args {
-            a: self.input.wrapping_add(pixels.start * self.input_view.pixel),
-            c: self.output.wrapping_add(offset),
-            epilogue: self.epilogue::<S>(offset, self.output_view.pixel),
-            ..self.args::<S>(panel)
+    /// What a panel adds for some input channels of some pixels, which are rows, so far apart,
+    /// from `a` on: to the output or, given where and how far apart, to whole vectors elsewhere.
+    unsafe fn panel<S: Lanes>(
+        &self,
+        s: S,
+        panel: &Panel,
+        channels: Range<usize>,
+        pixels: Range<usize>,
+        (a, a_row): (*const f32, usize),
+        elsewhere: Option<(*mut f32, usize)>,
+    ) {
+        let last = channels.end == self.packed.c_in;
+        let args = Args { a, a_row, ..Args::of_panel::<S>(self.packed, panel, channels) };
+        let args = match elsewhere {
+            None => {
+                let row = self.output_view.pixel;
+                let offset = pixels.start * row + panel.first * S::LANES;
+                let epilogue = self.epilogue::<S>(offset, row);
+                Args { c: self.output.wrapping_add(offset), c_row: row, epilogue, ..args }
+            }
+            Some((c, c_row)) => {
+                let epilogue = Epilogue::new(self.activation, Addend::NONE);
+                Args { c, c_row, last_lanes: S::LANES, epilogue, ..args }
+            }
         };
+        let epilogue = if last { args.epilogue } else { Epilogue::NONE };
         // SAFETY: passed on.
-        unsafe { self::panel(s, &args, panel.vectors, pixels.len()) }
+        unsafe { self::panel(s, &Args { epilogue, ..args }, panel.vectors, pixels.len()) }
     }
 
     /// Pixels as rows, with planes turned on either side.
     unsafe fn turned<S: Lanes>(&self, s: S, pixels: Range<usize>, panels: &[Panel]) {
         let PackedPointwise { c_in, c_out, .. } = *self.packed;
-        let (x, y) = (self.input_view, self.output_view);
+        let [x, y] = [self.input_view, self.output_view].map(|view| view.is_planar());
         let mut buffer = Local::<BUFFER>::uninit();
         let buffer = buffer.as_mut_ptr();
         s.lend(buffer, BUFFER);
         // Each side has half of the buffer, or all of it.
-        let half = if x.is_planar() && y.is_planar() { BUFFER / 2 } else { BUFFER };
-        let outputs = buffer.wrapping_add(BUFFER - half);
+        let half = if x && y { BUFFER / 2 } else { BUFFER };
+        let buffers = [buffer, buffer.wrapping_add(BUFFER - half)];
         let most = |planar, channels: usize| match planar {
             true => half / channels.next_multiple_of(S::LANES).min(CHANNELS),
             false => usize::MAX,
         };
-        let most = most(x.is_planar(), c_in).min(most(y.is_planar(), c_out));
+        let most = most(x, c_in).min(most(y, c_out));
         // In blocks that are turned at once.
         let blocks = pixels.len().div_ceil(S::BLOCK);
         let chunks = blocks.div_ceil(most / S::BLOCK);
         for chunk in 0..chunks {
             let part = share(blocks, chunks, chunk);
-            let part = part.start * S::BLOCK..pixels.len().min(part.end * S::BLOCK);
-            let (start, pixels) = (pixels.start + part.start, part.len());
+            let [start, end] = [part.start, part.end].map(|n| pixels.start + n * S::BLOCK);
+            let pixels = start..end.min(pixels.end);
             // Channels that the buffers hold of so many pixels, in whole vectors.
-            let fit = half / pixels / S::LANES;
-            let k_step = if x.is_planar() { fit * S::LANES } else { c_in };
+            let fit = half / pixels.len() / S::LANES;
             let mut rest = panels;
             while let Some(first) = rest.first() {
-                let fitting = match y.is_planar() {
-                    true => {
-                        rest.iter().take_while(|p| p.first + p.vectors - first.first <= fit).count()
-                    }
-                    false => rest.len(),
-                };
+                let fits = |panel: &&Panel| !y || panel.first + panel.vectors - first.first <= fit;
                 let group;
-                (group, rest) = rest.split_at(fitting);
-                let channels = first.first * S::LANES;
+                (group, rest) = rest.split_at(rest.iter().take_while(fits).count());
                 // SAFETY: pixels and channels of the layer, as many as the buffers hold.
-                unsafe {
-                    for k in (0..c_in).step_by(k_step) {
-                        let depth = k_step.min(c_in - k);
-                        let from = self.input.add(start * x.pixel + k * x.channel);
-                        if x.is_planar() {
-                            transpose(s, (from, x.channel), (buffer, depth), [depth, pixels]);
-                        }
-                        for panel in group {
-                            let offset = start * y.pixel + panel.first * S::LANES;
-                            let mut args = self.args::<S>(panel);
-                            (args.a, args.a_row) = if x.is_planar() {
-                                (buffer.cast_const(), depth)
-                            } else {
-                                (from, x.pixel)
-                            };
-                            args.k = depth;
-                            args.b = args.b.add(k * panel.vectors * S::LANES);
-                            if k > 0 {
-                                args.start = Start::Partial;
-                            }
-                            if y.is_planar() {
-                                // In whole vectors; what is beyond the last channel is not
-                                // turned.
-                                args.c = outputs.add(panel.first * S::LANES - channels);
-                                args.c_row = fit * S::LANES;
-                                args.last_lanes = S::LANES;
-                            } else {
-                                args.c = self.output.add(offset);
-                                args.epilogue = self.epilogue::<S>(offset, y.pixel);
-                            }
-                            if k + depth < c_in {
-                                args.epilogue = Epilogue::NONE;
-                            }
-                            self::panel(s, &args, panel.vectors, pixels);
-                        }
-                    }
-                    if y.is_planar() {
-                        let end = group.last().map_or(0, |p| p.first + p.vectors) * S::LANES;
-                        let size = [pixels, end.min(c_out) - channels];
-                        let offset = channels * y.channel + start;
-                        let to = self.output.add(offset);
-                        transpose(s, (outputs, fit * S::LANES), (to, y.channel), size);
-                        if !self.residual.is_null() {
-                            let residual = self.residual.add(offset);
-                            add(s, (residual, to), y.channel, [size[1], pixels]);
-                        }
-                    }
+                unsafe { self.turned_panels(s, group, pixels.clone(), buffers, fit * S::LANES) };
+            }
+        }
+    }
+
+    /// Some panels by way of buffers, of which each side that is turned has one for so many
+    /// channels of the pixels.
+    unsafe fn turned_panels<S: Lanes>(
+        &self,
+        s: S,
+        panels: &[Panel],
+        pixels: Range<usize>,
+        [inputs, outputs]: [*mut f32; 2],
+        most: usize,
+    ) {
+        let PackedPointwise { c_in, c_out, .. } = *self.packed;
+        let (x, y) = (self.input_view, self.output_view);
+        let Some((first, last)) = panels.first().zip(panels.last()) else { return };
+        let first = first.first * S::LANES;
+        let end = ((last.first + last.vectors) * S::LANES).min(c_out);
+        let k_step = if x.is_planar() { most } else { c_in };
+        // SAFETY: passed on.
+        unsafe {
+            for k in (0..c_in).step_by(k_step) {
+                let channels = k..(k + k_step).min(c_in);
+                let depth = channels.len();
+                let mut from = (self.input.add(pixels.start * x.pixel + k * x.channel), x.pixel);
+                if x.is_planar() {
+                    transpose(s, (from.0, x.channel), (inputs, depth), [depth, pixels.len()]);
+                    from = (inputs, depth);
+                }
+                for panel in panels {
+                    // What is beyond the last channel is not turned.
+                    let elsewhere = (outputs.wrapping_add(panel.first * S::LANES - first), most);
+                    let elsewhere = y.is_planar().then_some(elsewhere);
+                    self.panel(s, panel, channels.clone(), pixels.clone(), from, elsewhere);
+                }
+            }
+            if y.is_planar() {
+                let offset = first * y.channel + pixels.start;
+                let to = self.output.add(offset);
+                let size = [pixels.len(), end - first];
+                transpose(s, (outputs, most), (to, y.channel), size);
+                if !self.residual.is_null() {
+                    let residual = self.residual.add(offset);
+                    add(s, (residual, to), y.channel, [end - first, pixels.len()]);
                 }
             }
         }

@@ -11,7 +11,7 @@ use crate::kernel::normalise::normalise;
 use crate::kernel::transpose::transpose;
 use crate::kernel::{depthwise, pointwise, stem};
 use crate::layout::View;
-use crate::pack::{PackedPointwise, Panel};
+use crate::pack::Panel;
 use crate::simd::Lanes;
 
 /// Where a run of pixels is in the band, or among the hidden channels, in the output,
@@ -32,28 +32,13 @@ impl Stage<'_> {
         c: *mut f32,
         c_vector: usize,
     ) -> pointwise::Args {
-        let PackedPointwise { c_in, weights, bias, .. } = self.packed;
-        let [first, width] = [panel.first, panel.vectors].map(|vectors| vectors * S::LANES);
         pointwise::Args {
-            a: core::ptr::null(),
-            a_row: 0,
-            a_block: 0,
-            k: *c_in,
-            runs_before: 0,
-            a_run: 0,
-            b: weights.as_ptr().wrapping_add(first * c_in),
-            b_row: 0,
-            ahead: pointwise::Ahead::piece(
-                weights.as_ptr().wrapping_add((first + width) * c_in),
-                width * c_in,
-            ),
             c,
             c_row: S::LANES,
             c_vector,
             last_lanes: S::LANES,
-            pixel_lanes: panel.pixel_lanes::<S>(),
-            start: pointwise::Start::Bias(bias.as_ptr().wrapping_add(first)),
             epilogue: pointwise::Epilogue::new(self.activation, Addend::NONE),
+            ..pointwise::Args::of_panel::<S>(self.packed, panel, 0..self.packed.c_in)
         }
     }
 }
@@ -369,15 +354,9 @@ impl Block<'_> {
         pixels: usize,
         panels: &[Panel],
     ) {
-        let packed = stage.packed;
-        let (c_in, c_out) = (packed.c_in, packed.c_out);
+        let c_in = stage.packed.c_in;
         let channels = slab.start * S::LANES..(slab.end * S::LANES).min(c_in);
-        let last = channels.end == c_in;
         for panel in panels {
-            let [first, width] = [panel.first, panel.vectors].map(|vectors| vectors * S::LANES);
-            let weights = |first: usize| {
-                packed.weights.as_ptr().wrapping_add(first * c_in + channels.start * width)
-            };
             // SAFETY: the band's pixels and vectors; output pixels and channels
             // below the image's; with a residual, input and output are of one shape.
             unsafe {
@@ -385,28 +364,15 @@ impl Block<'_> {
                     a: at.band,
                     a_row: S::LANES,
                     a_block: at.plane,
-                    k: channels.len(),
-                    runs_before: 0,
-                    a_run: 0,
-                    b: weights(first),
-                    b_row: 0,
-                    ahead: pointwise::Ahead::piece(weights(first + width), width * channels.len()),
-                    c: at.output.add(first),
+                    c: at.output.add(panel.first * S::LANES),
                     c_row: at.output_pixel,
-                    c_vector: S::LANES,
-                    last_lanes: (c_out - first).min(width) - (width - S::LANES),
-                    pixel_lanes: panel.pixel_lanes::<S>(),
-                    start: if slab.start == 0 {
-                        pointwise::Start::Bias(packed.bias.as_ptr().add(first))
-                    } else {
-                        pointwise::Start::Partial
-                    },
-                    epilogue: if last {
+                    epilogue: if channels.end == c_in {
                         let residual = at.residual.skip(panel.first * at.residual.vector);
                         pointwise::Epilogue::new(stage.activation, residual)
                     } else {
                         pointwise::Epilogue::NONE
                     },
+                    ..pointwise::Args::of_panel::<S>(stage.packed, panel, channels.clone())
                 };
                 pointwise::panel(s, &args, panel.vectors, pixels);
             }

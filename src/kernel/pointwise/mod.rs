@@ -109,6 +109,40 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// What a panel adds for some input channels, from the bias on where these are the first: all
+    /// but where inputs and outputs are, and what becomes of the sums. Pixels are the rows; they
+    /// and the output's vectors are taken to be dense.
+    pub(crate) fn of_panel<S: Lanes>(
+        packed: &PackedPointwise,
+        panel: &Panel,
+        channels: Range<usize>,
+    ) -> Self {
+        let PackedPointwise { c_in, c_out, weights, bias, .. } = packed;
+        let [first, width] = [panel.first, panel.vectors].map(|vectors| vectors * S::LANES);
+        let weights = |first| weights.as_ptr().wrapping_add(first * c_in + channels.start * width);
+        Self {
+            a: core::ptr::null(),
+            a_row: 0,
+            a_block: S::LANES,
+            k: channels.len(),
+            runs_before: 0,
+            a_run: 0,
+            b: weights(first),
+            b_row: 0,
+            ahead: Ahead::piece(weights(first + width), width * channels.len()),
+            c: core::ptr::null_mut(),
+            c_row: 0,
+            c_vector: S::LANES,
+            last_lanes: (c_out - first).min(width) - (width - S::LANES),
+            pixel_lanes: panel.pixel_lanes::<S>(),
+            start: match channels.start {
+                0 => Start::Bias(bias.as_ptr().wrapping_add(first)),
+                _ => Start::Partial,
+            },
+            epilogue: Epilogue::NONE,
+        }
+    }
+
     fn tail<S: Lanes>(&self, s: S) -> u8 {
         let low = self.b_row == 0 && s.narrow().is_some();
         match (self.pixel_lanes < S::LANES, self.last_lanes < S::LANES) {
@@ -318,28 +352,21 @@ impl Planes<'_> {
         vectors: Range<usize>,
         pixels: usize,
     ) -> usize {
-        let PackedPointwise { c_in, c_out, ref weights, ref bias, .. } = *self.packed;
+        let PackedPointwise { c_out, ref bias, .. } = *self.packed;
         let [first, size] = [panel.first, panel.vectors].map(|n| n * S::LANES);
+        let of_pixels = Args::of_panel::<S>(self.packed, panel, self.channels.clone());
         let mut args = Args {
-            a: weights.as_ptr().wrapping_add(first * c_in + self.channels.start * size),
+            a: of_pixels.b,
             a_row: size,
             a_block: 0,
-            k: self.channels.len(),
-            runs_before: 0,
-            a_run: 0,
-            b: core::ptr::null(),
             b_row: self.input_plane,
             ahead: Ahead::NONE,
-            c: core::ptr::null_mut(),
             c_row: self.output_plane,
-            c_vector: S::LANES,
-            last_lanes: S::LANES,
-            pixel_lanes: S::LANES,
-            start: match self.channels.start {
-                0 => Start::Rows(bias.as_ptr().wrapping_add(first)),
-                _ => Start::Partial,
+            start: match of_pixels.start {
+                Start::Partial => Start::Partial,
+                _ => Start::Rows(bias.as_ptr().wrapping_add(first)),
             },
-            epilogue: self.epilogue,
+            ..of_pixels
         };
         let mut before: Option<Tiles<S>> = None;
         let mut done = vectors.start;
