@@ -4,6 +4,7 @@
 //! own, which skip the rows and columns outside the image; the others know nothing
 //! of borders.
 
+mod columns;
 pub(crate) mod planar;
 mod small;
 mod tile;
