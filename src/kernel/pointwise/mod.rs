@@ -92,6 +92,9 @@ pub(crate) struct Args {
     /// `a`: of row `r` for channel `k` at `k * a_row + r`. A last vector of pixels is read as
     /// wide as it exists.
     pub(crate) b_row: usize,
+    /// How many times the panel's vectors of pixels there are side by side, which a tile goes
+    /// through before the next one; else 1.
+    pub(crate) across: usize,
     pub(crate) ahead: Ahead,
     /// Output: pixel `r`, vector `v` is at `r * c_row + v * c_vector`.
     pub(crate) c: *mut f32,
@@ -129,6 +132,7 @@ impl Args {
             a_run: 0,
             b: weights(first),
             b_row: 0,
+            across: 1,
             ahead: Ahead::piece(weights(first + width), width * channels.len()),
             c: core::ptr::null_mut(),
             c_row: 0,
@@ -180,6 +184,8 @@ impl Ahead {
 #[derive(Clone, Copy)]
 struct Cursor {
     a: *const f32,
+    /// Where pixels are the vectors.
+    b: *const f32,
     c: *mut f32,
     residual: *const f32,
     /// Where each row has its own.
@@ -195,7 +201,7 @@ impl Cursor {
             Start::Rows(bias) => bias,
             _ => core::ptr::null(),
         };
-        Self { a: args.a, c: args.c, residual, bias, ahead }.asked(args, 0)
+        Self { a: args.a, b: args.b, c: args.c, residual, bias, ahead }.asked(args, 0)
     }
 
     /// The same from `rows` pixels further on; at the end of the pixels the
@@ -210,7 +216,21 @@ impl Cursor {
                 residual => self.residual.wrapping_add(rows * residual.row),
             },
             bias: self.bias.wrapping_add(rows),
-            ahead: self.ahead,
+            ..self
+        }
+    }
+
+    /// The same from `vectors` vectors of pixels further on.
+    #[inline(always)]
+    fn beside<S: Lanes>(self, args: &Args, vectors: usize) -> Self {
+        Self {
+            b: self.b.wrapping_add(vectors * S::LANES),
+            c: self.c.wrapping_add(vectors * args.c_vector),
+            residual: match args.epilogue.residual {
+                residual if residual.start.is_null() => residual.start,
+                residual => self.residual.wrapping_add(vectors * residual.vector),
+            },
+            ..self
         }
     }
 
@@ -227,76 +247,46 @@ impl Cursor {
     }
 }
 
-/// Computes one panel of `nv` vectors for `m` pixels.
+/// Computes one panel of `nv` vectors for `m` pixels: in the fewest tiles of nearly equal height,
+/// so that no small rest is left over.
 ///
 /// # Safety
 /// The pointers of `args` are valid at `m` pixels, `k` channels and `nv`
 /// vectors (the last one `last_lanes` wide in output and residual); the output
 /// overlaps nothing else, and no other thread touches it.
 pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
-    if m > 0 {
-        // SAFETY: passed on.
-        unsafe { Tiles::new(s, args, nv, m).run(s, args) }
+    if m == 0 {
+        return;
     }
-}
-
-/// The tiles that a panel is cut into.
-struct Tiles<S: Lanes> {
-    nv: usize,
-    tail: u8,
-    /// Of the lower ones.
-    rows: usize,
-    /// How many are lower, and how many a row taller and come before them.
-    lower: usize,
-    taller: usize,
-    run_lower: Run<S>,
-    run_taller: Run<S>,
-}
-
-impl<S: Lanes> Tiles<S> {
-    /// The fewest tiles of nearly equal height for `m` pixels, at least one, so that no small
-    /// rest is left over.
-    fn new(s: S, args: &Args, nv: usize, m: usize) -> Self {
-        // Asked once: rows and instance must be of one kind of tile.
-        let (tail, swapped) = (args.tail(s), args.b_row > 0);
-        let tiles = m.div_ceil(most_rows::<S>(nv, tail, swapped));
-        let (rows, taller) = (m / tiles, m % tiles);
-        let run = |rows| select([rows, nv], tail, swapped);
-        let run_lower = run(rows);
-        let run_taller = if taller > 0 { run(rows + 1) } else { run_lower };
-        Self { nv, tail, rows, lower: tiles - taller, taller, run_lower, run_taller }
+    // Asked once: rows and instance must be of one kind of tile.
+    let (tail, swapped) = (args.tail(s), args.b_row > 0);
+    let tiles = m.div_ceil(most_rows::<S>(nv, tail, swapped));
+    // So many are a row taller, and come before the others.
+    let (rows, taller) = (m / tiles, m % tiles);
+    // SAFETY: taller * (rows + 1) + (tiles - taller) * rows are all pixels.
+    unsafe {
+        // One tile alone would ask for a part only, and be slower for it.
+        let ahead = if tiles == 1 { Ahead::NONE } else { args.ahead };
+        let mut at = Cursor::new(args, ahead);
+        if taller > 0 {
+            select([rows + 1, nv], tail, swapped)(s, args, at, taller);
+            let lines = taller * lines_of_a_tile::<S>(nv, tail, args.k);
+            at = at.skip(args, taller * (rows + 1)).asked(args, lines);
+        }
+        select([rows, nv], tail, swapped)(s, args, at, tiles - taller);
     }
-
-    /// # Safety
-    /// As for [`panel`], for what these are the tiles of.
-    unsafe fn run(&self, s: S, args: &Args) {
-        let &Self { nv, tail, rows, lower, taller, run_lower, run_taller } = self;
-        // SAFETY: taller * (rows + 1) + lower * rows are all pixels.
-        unsafe {
-            // One tile alone would ask for a part only, and be slower for it.
-            let ahead = if lower + taller == 1 { Ahead::NONE } else { args.ahead };
-            let mut at = Cursor::new(args, ahead);
-            if taller > 0 {
-                run_taller(s, args, at, taller);
-                at = at
-                    .skip(args, taller * (rows + 1))
-                    .asked(args, taller * lines_of_a_tile::<S>(nv, tail, args.k));
-            }
-            run_lower(s, args, at, lower);
-        }
-        if let Epilogue { finish: finish @ Finish::Apply(_), residual } = &args.epilogue {
-            let stored = Stored {
-                output: args.c,
-                row: args.c_row,
-                vector: args.c_vector,
-                pixels: taller * (rows + 1) + lower * rows,
-                vectors: nv,
-                last_lanes: args.last_lanes,
-                residual: *residual,
-            };
-            // SAFETY: the pixels just written and their residual.
-            unsafe { activate(s, finish, &stored) };
-        }
+    if let Epilogue { finish: finish @ Finish::Apply(_), residual } = &args.epilogue {
+        let stored = Stored {
+            output: args.c,
+            row: args.c_row,
+            vector: args.c_vector,
+            pixels: m,
+            vectors: nv * args.across,
+            last_lanes: args.last_lanes,
+            residual: *residual,
+        };
+        // SAFETY: the pixels just written and their residual.
+        unsafe { activate(s, finish, &stored) };
     }
 }
 
@@ -368,25 +358,27 @@ impl Planes<'_> {
             },
             ..of_pixels
         };
-        let mut before: Option<Tiles<S>> = None;
+        let side_by_side = vectors.len() > 2 * S::POINTWISE_VECTORS;
         let mut done = vectors.start;
         while done < vectors.end {
             let part = Panel::new::<S>(done, pixels, Tail::Zeros);
+            let parts = core::iter::successors(Some(part), |part| {
+                let next = part.first + part.vectors;
+                (side_by_side && next < vectors.end)
+                    .then(|| Panel::new::<S>(next, pixels, Tail::Zeros))
+            });
+            let is_whole = |part: &Panel| (part.first + part.vectors) * S::LANES <= pixels;
+            let alike = |other: &Panel| other.vectors == part.vectors && is_whole(other);
+            args.across = parts.take_while(alike).count().max(1);
             let (start, width) = (done * S::LANES, part.vectors * S::LANES);
-            done += part.vectors;
             args.b = self.input.wrapping_add(start);
             args.c = self.output.wrapping_add(first * self.output_plane + start);
             args.last_lanes = width.min(pixels - start) - (width - S::LANES);
             args.pixel_lanes = part.pixel_lanes::<S>();
             args.epilogue = self.epilogue.skip(first, start);
-            // Most parts are of one kind; to look for their tiles takes a tenth as long as 24 steps
-            // of them.
-            let kind = (part.vectors, args.tail(s));
-            before.take_if(|tiles| (tiles.nv, tiles.tail) != kind);
-            let tiles = before
-                .get_or_insert_with(|| Tiles::new(s, &args, part.vectors, size.min(c_out - first)));
+            done += args.across * part.vectors;
             // SAFETY: passed on, for some of the pixels and channels.
-            unsafe { tiles.run(s, &args) };
+            unsafe { self::panel(s, &args, part.vectors, size.min(c_out - first)) };
         }
         done
     }
@@ -485,8 +477,14 @@ unsafe fn run<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8, const 
             let mut at = start;
             let lines = lines_of_a_tile::<S>(NV, TAIL, args.k);
             for _ in 0..tiles {
-                // SAFETY: the caller vouches for `tiles` tiles.
-                unsafe { tile::<S, MR, NV, TAIL, SWAPPED>(s, args, at) };
+                let mut beside = at;
+                for _ in 0..if SWAPPED { args.across } else { 1 } {
+                    // SAFETY: the caller vouches for all tiles.
+                    unsafe { tile::<S, MR, NV, TAIL, SWAPPED>(s, args, beside) };
+                    if SWAPPED {
+                        beside = beside.beside::<S>(args, NV);
+                    }
+                }
                 at = at.skip(args, MR).asked(args, lines);
             }
         },
@@ -552,7 +550,7 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8, const
     // SAFETY: passed on.
     unsafe {
         if SWAPPED {
-            steps::of_planes::<S, MR, NV, TAIL>(s, &mut acc, args, at.a);
+            steps::of_planes::<S, MR, NV, TAIL>(s, &mut acc, args, at.a, at.b);
         } else {
             steps::of_rows::<S, MR, NV, TAIL>(s, &mut acc, args, at.a, at.ahead.start);
         }

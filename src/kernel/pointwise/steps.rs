@@ -98,17 +98,17 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
 /// turned, for each step.
 ///
 /// # Safety
-/// As for [`panel`](super::panel), for `MR` output channels from `a` on.
+/// As for [`panel`](super::panel), for `MR` output channels from `a` and pixels from `b` on.
 #[inline(always)]
 pub(super) unsafe fn of_planes<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8>(
     s: S,
     acc: &mut [[S::V; NV]; MR],
     args: &Args,
     mut a: *const f32,
+    mut b: *const f32,
 ) {
     // Or they would be fetched again in each step.
     let (a_row, b_row) = (args.a_row, args.b_row);
-    let mut b = args.b;
     let exist = s.mask(|lane| lane < args.last_lanes);
     let last = if TAIL == tail::WHOLE { last_steps::<S>(NV, TAIL, args.k) } else { 0 };
     let steps = args.k - last;
@@ -120,6 +120,12 @@ pub(super) unsafe fn of_planes<S: Lanes, const MR: usize, const NV: usize, const
                 let _ = $times;
                 if S::STEPS_APART {
                     compiler_fence(Ordering::SeqCst);
+                }
+                // The next part, if there is one. On AVX2 it was slower with this.
+                if TAIL == tail::WHOLE && S::REGISTERS >= 32 {
+                    for line in 0..(NV * S::LANES).div_ceil(LINE) {
+                        s.prefetch(b.wrapping_add(NV * S::LANES + line * LINE));
+                    }
                 }
                 let mut x = [s.splat(0.0); NV];
                 for (v, x) in x.iter_mut().enumerate() {
