@@ -252,8 +252,8 @@ impl Cursor {
 ///
 /// # Safety
 /// The pointers of `args` are valid at `m` pixels, `k` channels and `nv`
-/// vectors (the last one `last_lanes` wide in output and residual); the output
-/// overlaps nothing else, and no other thread touches it.
+/// vectors (the last one `last_lanes` wide in output and residual), and `across` times as many
+/// where these are pixels; the output overlaps nothing else, and no other thread touches it.
 pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
     if m == 0 {
         return;
@@ -316,8 +316,10 @@ impl Planes<'_> {
     pub(crate) unsafe fn run<S: Lanes>(&self, s: S, panels: &[Panel], pixels: usize) {
         let vectors = pixels.div_ceil(S::LANES);
         // So many that their inputs stay near, for each panel: what it writes is then in a few
-        // planes, and long enough there to be foreseen.
-        let together = (NEAR / (self.channels.len() * S::LANES)).max(1);
+        // planes, and long enough there to be foreseen. With many registers tiles have so many rows
+        // that few come back, for which the second level is near enough.
+        let near = if S::REGISTERS < 32 { NEAR } else { 4 * NEAR };
+        let together = (near / (self.channels.len() * S::LANES)).max(1);
         let mut done = 0;
         while done < vectors {
             let block = done..vectors.min(done + together);
@@ -358,6 +360,7 @@ impl Planes<'_> {
             },
             ..of_pixels
         };
+        // For one or two parts it gains nothing.
         let side_by_side = vectors.len() > 2 * S::POINTWISE_VECTORS;
         let mut done = vectors.start;
         while done < vectors.end {
@@ -457,7 +460,8 @@ fn select<S: Lanes>([mr, nv]: [usize; 2], tail: u8, swapped: bool) -> Run<S> {
     table!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16)
 }
 
-/// `tiles` tiles of `MR` pixels, one below the other.
+/// `tiles` tiles of `MR` pixels, one below the other; of as many output channels, where pixels are
+/// the vectors, each with those beside it.
 ///
 /// # Safety
 /// As for [`panel`], with `m = tiles * MR`.

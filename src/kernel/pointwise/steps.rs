@@ -121,7 +121,7 @@ pub(super) unsafe fn of_planes<S: Lanes, const MR: usize, const NV: usize, const
                 if S::STEPS_APART {
                     compiler_fence(Ordering::SeqCst);
                 }
-                // The next part, if there is one. On AVX2 it was slower with this.
+                // What is beside these pixels, if there is more. On AVX2 it was slower with this.
                 if TAIL == tail::WHOLE && S::REGISTERS >= 32 {
                     for line in 0..(NV * S::LANES).div_ceil(LINE) {
                         s.prefetch(b.wrapping_add(NV * S::LANES + line * LINE));
