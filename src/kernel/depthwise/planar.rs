@@ -144,6 +144,7 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize>(
 /// Some rows and columns of some channels' planes.
 struct Planes<'a, S: Lanes, const K: usize, const ST: usize> {
     s: S,
+    /// Copies: each column would look up what is behind references.
     args: Args<'a>,
     window: Placed,
     channels: Range<usize>,
