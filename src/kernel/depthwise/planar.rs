@@ -159,11 +159,11 @@ impl<S: Lanes, const K: usize, const ST: usize> Finishing<S> for Planes<'_, S, K
     fn run(self, finish: impl Fn(S::V) -> S::V) {
         let all = self.rows.clone();
         let Placed { input, .. } = self.window;
-        let (inner, edges) = (&self.columns.inner, self.columns.edges());
-        let none = Masks::none(self.s);
+        let large = input.height * input.width > LARGE;
+        let band = if large { BAND } else { all.len().max(1) };
         // SAFETY: `planes` has the caller's word for channels, rows and columns.
         unsafe {
-            match *edges {
+            match *self.columns.edges() {
                 // What is the same in all channels stays in registers.
                 [column] if column.edge == edge::BOTH && const { shifts(K, ST) } => {
                     let Column { first, masks, .. } = column;
@@ -173,23 +173,9 @@ impl<S: Lanes, const K: usize, const ST: usize> Finishing<S> for Planes<'_, S, K
                     }
                 }
                 _ => {
-                    let large = input.height * input.width > LARGE;
-                    let band = if large { BAND } else { all.len().max(1) };
                     for channel in self.channels.clone() {
                         for top in all.clone().step_by(band) {
-                            let rows = top..(top + band).min(all.end);
-                            let mut outer = edges.iter();
-                            for i in 0..inner.len() + edges.len() {
-                                let rows = rows.clone();
-                                if inner.contains(&i) {
-                                    let first = self.columns.at(i);
-                                    self.column::<{ edge::NONE }>(
-                                        channel, first, &none, rows, &finish,
-                                    );
-                                } else if let Some(column) = outer.next() {
-                                    self.edge(channel, column, rows, &finish);
-                                }
-                            }
+                            self.all_columns(channel, top..(top + band).min(all.end), &finish);
                         }
                     }
                 }
@@ -200,6 +186,31 @@ impl<S: Lanes, const K: usize, const ST: usize> Finishing<S> for Planes<'_, S, K
 
 /// Safety is as for [`planes`].
 impl<S: Lanes, const K: usize, const ST: usize> Planes<'_, S, K, ST> {
+    /// Some rows of a channel, from left to right.
+    #[inline(always)]
+    unsafe fn all_columns(
+        &self,
+        channel: usize,
+        rows: Range<usize>,
+        finish: impl Fn(S::V) -> S::V,
+    ) {
+        let (inner, edges) = (&self.columns.inner, self.columns.edges());
+        let none = Masks::none(self.s);
+        let mut outer = edges.iter();
+        for i in 0..inner.len() + edges.len() {
+            let rows = rows.clone();
+            // SAFETY: passed on.
+            unsafe {
+                if inner.contains(&i) {
+                    let first = self.columns.at(i);
+                    self.column::<{ edge::NONE }>(channel, first, &none, rows, &finish);
+                } else if let Some(column) = outer.next() {
+                    self.edge(channel, column, rows, &finish);
+                }
+            }
+        }
+    }
+
     /// [`column`](Self::column) by its edge.
     #[inline(always)]
     unsafe fn edge(
