@@ -18,15 +18,26 @@ pub(super) mod edge {
     pub(crate) const NONE: u8 = 0;
     /// Any: what they read is masked.
     pub(crate) const MASKED: u8 = 1;
-    /// One to the left, to the right, or both, of a 3x3 window with stride 1: the vector of
-    /// the middle tap is shifted, which was faster than masked loads.
-    pub(crate) const LEFT: u8 = 2;
-    pub(crate) const RIGHT: u8 = 3;
-    pub(crate) const BOTH: u8 = 4;
+    /// Any, of the only vector there is.
+    pub(crate) const ALONE: u8 = 2;
+    /// Those of the first tap in a row, or of the last one, of a 3x3 window with stride 1, and the
+    /// vector is whole: few registers would not hold the masks of the others.
+    pub(crate) const LEFT: u8 = 3;
+    pub(crate) const RIGHT: u8 = 4;
 
     /// Whether all lanes of such a vector exist.
     pub(crate) const fn is_whole(edge: u8) -> bool {
         matches!(edge, NONE | LEFT | RIGHT)
+    }
+
+    /// Whether what tap column `kx` of `k` reads is masked.
+    pub(super) const fn is_masked(edge: u8, kx: usize, k: usize) -> bool {
+        match edge {
+            NONE => false,
+            LEFT => kx == 0,
+            RIGHT => kx + 1 == k,
+            _ => true,
+        }
     }
 }
 
@@ -72,6 +83,15 @@ impl<S: Lanes> Columns<S> {
     #[inline(always)]
     pub(super) fn edges(&self) -> &[Column<S>] {
         &self.edges[..self.outer]
+    }
+
+    /// The vector with taps outside the image, if there is no other.
+    #[inline(always)]
+    pub(super) fn alone(&self) -> Option<&Column<S>> {
+        match self.edges() {
+            [column] if self.inner.is_empty() => Some(column),
+            _ => None,
+        }
     }
 
     /// The first column of a vector; the last one overlaps the one before.
@@ -137,28 +157,8 @@ impl<S: Lanes> Masks<S> {
         &self,
         s: S,
         line: *const f32,
-        zero: S::V,
     ) -> [S::V; K] {
         let mut x = [s.splat(0.0); K];
-        if const { shifts(K, ST) && matches!(EDGE, edge::LEFT | edge::RIGHT | edge::BOTH) } {
-            let p = |kx: usize| line.wrapping_add(kx);
-            // SAFETY: passed on.
-            unsafe {
-                let middle = match EDGE {
-                    edge::BOTH => s.load_masked(p(1), self.taps[1 % K].read[0]),
-                    _ => s.load(p(1)),
-                };
-                let around = [
-                    if EDGE == edge::RIGHT { s.load(p(0)) } else { s.shift_up(zero, middle) },
-                    middle,
-                    if EDGE == edge::LEFT { s.load(p(2)) } else { s.shift_down(middle, zero) },
-                ];
-                for (x, around) in x.iter_mut().zip(around) {
-                    *x = around;
-                }
-            }
-            return x;
-        }
         if const { parts(K, ST) } {
             // SAFETY: passed on.
             let parted = unsafe { self.middle.taps(s, line, EDGE != edge::NONE) };
@@ -171,7 +171,7 @@ impl<S: Lanes> Masks<S> {
             // SAFETY: passed on.
             let read = |skip: usize, i: usize| unsafe {
                 let p = line.wrapping_add(kx + skip);
-                if EDGE == edge::NONE { s.load(p) } else { s.load_masked(p, tap.read[i]) }
+                if edge::is_masked(EDGE, kx, K) { s.load_masked(p, tap.read[i]) } else { s.load(p) }
             };
             let low = read(0, 0);
             *x = if ST == 1 { low } else { s.even(low, read(S::LANES - 1, 1)) };
@@ -189,14 +189,10 @@ impl<S: Lanes> Column<S> {
         lanes: usize,
     ) -> Self {
         let half = S::LANES / 2;
-        let whole = lanes == S::LANES;
-        let Placed { before, input, output, .. } = window;
-        let sides = [first == 0, first + lanes == output.width];
-        let shifts = const { shifts(K, ST) } && before[1] == 1 && input.width == output.width;
-        let edge = match sides {
-            [true, true] if shifts => edge::BOTH,
-            [true, false] if shifts && whole => edge::LEFT,
-            [false, true] if shifts && whole => edge::RIGHT,
+        let whole = |kx: usize| inside(window, first, lanes, kx) == (0..S::LANES);
+        let edge = match [whole(0), whole(1), whole(2)] {
+            [false, true, true] if const { has_sides(K, ST) } => edge::LEFT,
+            [true, true, false] if const { has_sides(K, ST) } => edge::RIGHT,
             _ => edge::MASKED,
         };
         let mut masks = Masks::none(s);
@@ -224,8 +220,8 @@ pub(super) const fn parts(k: usize, stride: usize) -> bool {
     k == 3 && stride == 2
 }
 
-/// Whether the vector of the middle tap may be shifted for those beside it.
-pub(super) const fn shifts(k: usize, stride: usize) -> bool {
+/// Whether vectors of which one tap alone is outside the image have instances of their own.
+pub(super) const fn has_sides(k: usize, stride: usize) -> bool {
     k == 3 && stride == 1
 }
 

@@ -10,7 +10,7 @@
 
 use core::ops::Range;
 
-use super::columns::{Column, Columns, Masks, edge, inside, parts, shifts};
+use super::columns::{Column, Columns, Masks, edge, has_sides, inside, parts};
 use super::small;
 use crate::activation::{Finish, Finishing};
 use crate::kernel::activate::{Addend, Stored, activate};
@@ -116,6 +116,12 @@ const BAND: usize = 16;
 /// there are none, of the next channel's.
 const AHEAD: usize = 64;
 
+/// Whether two vectors of columns go down the rows together, so that their sums wait less for
+/// themselves. With many registers it was no faster.
+const fn in_pairs<S: Lanes>(k: usize, stride: usize) -> bool {
+    S::REGISTERS < 32 && k == 3 && stride == 1
+}
+
 /// A `K` x `K` window with both strides `ST`; `K = 0` is any window.
 unsafe fn run<S: Lanes, const K: usize, const ST: usize>(
     s: S,
@@ -134,7 +140,6 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize>(
                 channels: channels.clone(),
                 rows: rows.clone(),
                 columns: Columns::new::<K, ST>(s, args.window, columns.clone()),
-                zero: s.splat(core::hint::black_box(0.0)),
             };
             args.finish.in_registers(s, planes);
         },
@@ -150,8 +155,6 @@ struct Planes<'a, S: Lanes, const K: usize, const ST: usize> {
     channels: Range<usize>,
     rows: Range<usize>,
     columns: Columns<S>,
-    /// Not known to the compiler, which would shift it in by a slower instruction.
-    zero: S::V,
 }
 
 impl<S: Lanes, const K: usize, const ST: usize> Finishing<S> for Planes<'_, S, K, ST> {
@@ -163,21 +166,17 @@ impl<S: Lanes, const K: usize, const ST: usize> Finishing<S> for Planes<'_, S, K
         let band = if large { BAND } else { all.len().max(1) };
         // SAFETY: `planes` has the caller's word for channels, rows and columns.
         unsafe {
-            match *self.columns.edges() {
-                // What is the same in all channels stays in registers.
-                [column] if column.edge == edge::BOTH && const { shifts(K, ST) } => {
-                    let Column { first, masks, .. } = column;
-                    for channel in self.channels.clone() {
-                        let rows = all.clone();
-                        self.column::<{ edge::BOTH }>(channel, first, &masks, rows, &finish);
-                    }
+            // What is the same in all channels stays in registers.
+            if let Some(&Column { first, masks, .. }) = self.columns.alone() {
+                for channel in self.channels.clone() {
+                    let rows = all.clone();
+                    self.column::<{ edge::ALONE }, 1>(channel, first, &masks, rows, &finish);
                 }
-                _ => {
-                    for channel in self.channels.clone() {
-                        for top in all.clone().step_by(band) {
-                            self.all_columns(channel, top..(top + band).min(all.end), &finish);
-                        }
-                    }
+                return;
+            }
+            for channel in self.channels.clone() {
+                for top in all.clone().step_by(band) {
+                    self.all_columns(channel, top..(top + band).min(all.end), &finish);
                 }
             }
         }
@@ -197,15 +196,21 @@ impl<S: Lanes, const K: usize, const ST: usize> Planes<'_, S, K, ST> {
         let (inner, edges) = (&self.columns.inner, self.columns.edges());
         let none = Masks::none(self.s);
         let mut outer = edges.iter();
-        for i in 0..inner.len() + edges.len() {
-            let rows = rows.clone();
+        let mut vectors = 0..inner.len() + edges.len();
+        while let Some(i) = vectors.next() {
+            let (first, rows) = (self.columns.at(i), rows.clone());
+            let beside = inner.contains(&(i + 1)) && self.columns.at(i + 1) == first + S::LANES;
             // SAFETY: passed on.
             unsafe {
-                if inner.contains(&i) {
-                    let first = self.columns.at(i);
-                    self.column::<{ edge::NONE }>(channel, first, &none, rows, &finish);
-                } else if let Some(column) = outer.next() {
-                    self.edge(channel, column, rows, &finish);
+                if !inner.contains(&i) {
+                    if let Some(column) = outer.next() {
+                        self.edge(channel, column, rows, &finish);
+                    }
+                } else if const { in_pairs::<S>(K, ST) } && beside {
+                    self.column::<{ edge::NONE }, 2>(channel, first, &none, rows, &finish);
+                    vectors.next();
+                } else {
+                    self.column::<{ edge::NONE }, 1>(channel, first, &none, rows, &finish);
                 }
             }
         }
@@ -223,20 +228,20 @@ impl<S: Lanes, const K: usize, const ST: usize> Planes<'_, S, K, ST> {
         // SAFETY: passed on.
         unsafe {
             match edge {
-                edge::LEFT if const { shifts(K, ST) } => {
-                    self.column::<{ edge::LEFT }>(channel, first, masks, rows, finish);
+                edge::LEFT if const { has_sides(K, ST) } => {
+                    self.column::<{ edge::LEFT }, 1>(channel, first, masks, rows, finish);
                 }
-                edge::RIGHT if const { shifts(K, ST) } => {
-                    self.column::<{ edge::RIGHT }>(channel, first, masks, rows, finish);
+                edge::RIGHT if const { has_sides(K, ST) } => {
+                    self.column::<{ edge::RIGHT }, 1>(channel, first, masks, rows, finish);
                 }
-                _ => self.column::<{ edge::MASKED }>(channel, first, masks, rows, finish),
+                _ => self.column::<{ edge::MASKED }, 1>(channel, first, masks, rows, finish),
             }
         }
     }
 
-    /// Some rows of one vector of columns of a channel.
+    /// Some rows of `N` vectors of columns of a channel, one beside the other.
     #[inline(always)]
-    unsafe fn column<const EDGE: u8>(
+    unsafe fn column<const EDGE: u8, const N: usize>(
         &self,
         channel: usize,
         first: usize,
@@ -266,7 +271,7 @@ impl<S: Lanes, const K: usize, const ST: usize> Planes<'_, S, K, ST> {
                     _ => 0,
                 };
                 let rows = rows.clone();
-                self.rows::<EDGE>(channel, first, masks, rows, (output, room), &finish);
+                self.rows::<EDGE, N>(channel, first, masks, rows, (output, room), &finish);
             }
         }
         if let Finish::Apply(_) = args.finish {
@@ -275,7 +280,7 @@ impl<S: Lanes, const K: usize, const ST: usize> Planes<'_, S, K, ST> {
                 row: output_row,
                 vector: S::LANES,
                 pixels: rows.len(),
-                vectors: 1,
+                vectors: N,
                 last_lanes: columns.lanes,
                 residual: Addend::NONE,
             };
@@ -286,7 +291,7 @@ impl<S: Lanes, const K: usize, const ST: usize> Planes<'_, S, K, ST> {
 
     /// From the first row to the last.
     #[inline(always)]
-    unsafe fn rows<const EDGE: u8>(
+    unsafe fn rows<const EDGE: u8, const N: usize>(
         &self,
         channel: usize,
         first: usize,
@@ -295,7 +300,7 @@ impl<S: Lanes, const K: usize, const ST: usize> Planes<'_, S, K, ST> {
         (mut output, mut room): (*mut f32, usize),
         finish: impl Fn(S::V) -> S::V,
     ) {
-        let Self { s, ref args, window: Placed { before, input, .. }, zero, .. } = *self;
+        let Self { s, ref args, window: Placed { before, input, .. }, .. } = *self;
         // Copies, here and below: each store might change what is behind a reference, as far
         // as the compiler knows.
         let [input_row, output_row] = [args.input_row, args.output_row];
@@ -333,22 +338,29 @@ impl<S: Lanes, const K: usize, const ST: usize> Planes<'_, S, K, ST> {
         let mut line = args.plane(channel).wrapping_add(y.wrapping_mul(input_row));
         line = line.wrapping_add(left);
         // `acc[j]` belongs to the output row `j` above.
-        let mut acc = [bias; K];
+        let mut acc = [[bias; N]; K];
         for step in 1..rows.len() + live {
             // Spelled out, as all loops over `acc`, or they do not always unroll.
             macro_rules! lines {
                 ($($p:literal)*) => {$(
                     if const { $p < ST } {
                         if y < input.height {
-                            if EDGE != edge::BOTH {
+                            if EDGE != edge::ALONE {
                                 s.prefetch(line.wrapping_add(ahead));
                             }
-                            // SAFETY: the row is inside.
-                            let x = unsafe { masks.row::<K, ST, EDGE>(s, line, zero) };
+                            let mut x = [[bias; K]; N];
+                            for (n, x) in x.iter_mut().enumerate() {
+                                let line = line.wrapping_add(n * S::LANES * ST);
+                                // SAFETY: the row is inside.
+                                *x = unsafe { masks.row::<K, ST, EDGE>(s, line) };
+                            }
                             for kx in 0..K {
                                 for j in 0..K.div_ceil(ST) {
                                     if j * ST + $p < K {
-                                        acc[j] = s.mul_add(x[kx], w[j * ST + $p][kx], acc[j]);
+                                        let w = w[j * ST + $p][kx];
+                                        for n in 0..N {
+                                            acc[j][n] = s.mul_add(x[n][kx], w, acc[j][n]);
+                                        }
                                     }
                                 }
                             }
@@ -360,14 +372,16 @@ impl<S: Lanes, const K: usize, const ST: usize> Planes<'_, S, K, ST> {
             }
             lines!(0 1);
             if step >= live {
-                let sum = finish(acc[live - 1]);
-                // SAFETY: the lanes of a row, or a vector that ends in what is to come. To
-                // store a part of one takes AMD's cores ten times as long.
-                unsafe {
-                    if const { edge::is_whole(EDGE) } || room >= S::LANES {
-                        s.store(output, sum);
-                    } else {
-                        s.store_first(output, sum, self.columns.lanes);
+                for (n, &sum) in acc[live - 1].iter().enumerate() {
+                    let (output, sum) = (output.wrapping_add(n * S::LANES), finish(sum));
+                    // SAFETY: the lanes of a row, or a vector that ends in what is to come. To
+                    // store a part of one takes AMD's cores ten times as long.
+                    unsafe {
+                        if const { edge::is_whole(EDGE) } || room >= S::LANES {
+                            s.store(output, sum);
+                        } else {
+                            s.store_first(output, sum, self.columns.lanes);
+                        }
                     }
                 }
                 output = output.wrapping_add(output_row);
@@ -377,7 +391,7 @@ impl<S: Lanes, const K: usize, const ST: usize> Planes<'_, S, K, ST> {
                 ($($j:literal)*) => {$( if const { $j < K } { acc[$j] = acc[$j - 1]; } )*};
             }
             up!(6 5 4 3 2 1);
-            acc[0] = bias;
+            acc[0] = [bias; N];
         }
     }
 
