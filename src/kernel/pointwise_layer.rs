@@ -252,17 +252,30 @@ impl Layer<'_> {
         }
     }
 
-    /// In how many parts of the channels planes are summed from a pixel on: the lines that a tile's
-    /// vectors are on, one more where they do not start on one, should stay near. With many
-    /// registers so few tiles come back to them that partial sums take longer.
-    fn plane_parts<S: Lanes>(&self, pixel: usize) -> usize {
+    /// Whether pixels that start a line in one plane do so in all.
+    fn shares_lines(&self) -> bool {
+        self.input_view.channel.is_multiple_of(LINE)
+    }
+
+    /// The first of some planes' pixels that starts a line, if there is one in all of them: vectors
+    /// from there on straddle none. With many registers so few tiles come back to a line that one
+    /// more narrow tile takes longer.
+    fn lead<S: Lanes>(&self, pixels: &Range<usize>) -> usize {
+        let start = self.input.wrapping_add(pixels.start).addr() / size_of::<f32>();
+        let lead = start.next_multiple_of(LINE) - start;
+        let is_worth = S::REGISTERS < 32 && self.shares_lines() && lead < pixels.len();
+        pixels.start + if is_worth { lead } else { 0 }
+    }
+
+    /// In how many parts of the channels planes are summed: the lines that a tile's vectors are on,
+    /// one more where they do not start on one, should stay near. With many registers it is again
+    /// the partial sums that take longer.
+    fn plane_parts<S: Lanes>(&self) -> usize {
         if S::REGISTERS >= 32 {
             return 1;
         }
-        let start = self.input.wrapping_add(pixel).addr() / size_of::<f32>();
-        let aligned = [start, self.input_view.channel].iter().all(|n| n.is_multiple_of(LINE));
         let width = S::POINTWISE_VECTORS * S::LANES;
-        let lines = width.div_ceil(LINE) + usize::from(!aligned);
+        let lines = width.div_ceil(LINE) + usize::from(!self.shares_lines());
         (self.packed.c_in * lines * LINE).div_ceil(NEAR)
     }
 
@@ -284,11 +297,14 @@ impl Layer<'_> {
             output_plane: y.channel,
         };
         if x.is_planar() {
-            let parts = self.plane_parts::<S>(pixels.start);
-            for i in 0..parts {
-                let part = part(pixels.start, share(c_in, parts, i));
-                // SAFETY: pixels and channels of the layer.
-                unsafe { part.run(s, panels, pixels.len()) };
+            let (lead, parts) = (self.lead::<S>(&pixels), self.plane_parts::<S>());
+            let pieces = [pixels.start..lead, lead..pixels.end];
+            for pixels in pieces.into_iter().filter(|pixels| !pixels.is_empty()) {
+                for i in 0..parts {
+                    let part = part(pixels.start, share(c_in, parts, i));
+                    // SAFETY: pixels and channels of the layer.
+                    unsafe { part.run(s, panels, pixels.len()) };
+                }
             }
             return;
         }
