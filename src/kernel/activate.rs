@@ -40,13 +40,23 @@ pub(crate) struct Stored {
     pub(crate) residual: Addend,
 }
 
-/// Applies an activation to what is still in a cache near the core, rather than
-/// unrolled into every instance of a tile.
+/// Applies an activation that is left to a pass to what is still in a cache near the core, rather
+/// than unrolled into every instance of a tile.
 ///
 /// # Safety
 /// The pointers are valid as [`Stored`] says, and nobody else touches the output.
+#[inline(always)]
+pub(crate) unsafe fn activate<S: Lanes>(s: S, finish: &Finish, stored: impl FnOnce() -> Stored) {
+    if let Finish::Apply(_) = finish {
+        // SAFETY: passed on.
+        unsafe { activate_in_a_pass(s, finish, &stored()) }
+    }
+}
+
+/// # Safety
+/// As for [`activate`].
 #[inline(never)]
-pub(crate) unsafe fn activate<S: Lanes>(s: S, finish: &Finish, stored: &Stored) {
+unsafe fn activate_in_a_pass<S: Lanes>(s: S, finish: &Finish, stored: &Stored) {
     // Read here: as an argument it would be copied by vectors ahead of a tile's sums.
     let &Finish::Apply(activation) = finish else { return };
     activation.in_a_pass(OverStored { s, stored });

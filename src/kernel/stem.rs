@@ -70,7 +70,6 @@ pub(crate) unsafe fn row<S: Lanes>(
                 runs_before: before,
                 a_run: window.dilation[0] * image.row,
                 b: args.b.wrapping_add(tap * nv * S::LANES),
-                b_row: 0,
                 c: args.c.wrapping_add(column * args.c_row),
                 start: if i == 0 { args.start } else { pointwise::Start::Partial },
                 epilogue: if i + 1 == runs.max(1) {

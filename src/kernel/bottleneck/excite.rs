@@ -8,7 +8,6 @@
 use core::ops::Range;
 
 use super::{Block, Stage};
-use crate::activation::Finish;
 use crate::kernel::activate::{Addend, Stored, activate};
 use crate::kernel::parts::share;
 use crate::pack::{PackedPointwise, Panel};
@@ -222,17 +221,15 @@ unsafe fn sums<S: Lanes, const NV: usize>(
                 }
             },
         );
-        if let Finish::Apply(_) = finish {
-            let stored = Stored {
-                output: to,
-                row: 0,
-                vector: S::LANES,
-                pixels: 1,
-                vectors: NV,
-                last_lanes: S::LANES,
-                residual: Addend::NONE,
-            };
-            activate(s, &finish, &stored);
-        }
+        let stored = || Stored {
+            output: to,
+            row: 0,
+            vector: S::LANES,
+            pixels: 1,
+            vectors: NV,
+            last_lanes: S::LANES,
+            residual: Addend::NONE,
+        };
+        activate(s, &finish, stored);
     }
 }

@@ -304,16 +304,14 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
                     strip.walk(s, args, &lines, vectors.clone(), instances);
                 }
             }
-            if let Finish::Apply(_) = args.finish {
-                // SAFETY: the rows just written.
-                unsafe { activate_rows::<S, NARROW>(s, args, &vectors, output, count) }
-            }
+            // SAFETY: the rows just written.
+            unsafe { activate_rows::<S, NARROW>(s, args, &vectors, output, count) }
             row += count;
         }
     }
 }
 
-/// Applies a long activation to some vectors of `count` rows of outputs, of which vector 0 is
+/// Applies a long activation, if there is one, to some vectors of `count` rows of outputs, of which vector 0 is
 /// at `output`.
 ///
 /// # Safety
@@ -337,7 +335,7 @@ unsafe fn activate_rows<S: Lanes, const NARROW: bool>(
     };
     for line in 0..lines {
         let offset = line * args.output_row + vectors.start * args.output_vector;
-        let stored = Stored {
+        let stored = || Stored {
             output: output.wrapping_add(offset).wrapping_sub(back),
             row: args.output_column,
             vector: args.output_vector,
@@ -347,7 +345,7 @@ unsafe fn activate_rows<S: Lanes, const NARROW: bool>(
             residual: Addend::NONE,
         };
         // SAFETY: passed on.
-        unsafe { activate(s, &args.finish, &stored) }
+        unsafe { activate(s, &args.finish, stored) }
     }
 }
 

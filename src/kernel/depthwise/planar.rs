@@ -274,19 +274,17 @@ impl<S: Lanes, const K: usize, const ST: usize> Planes<'_, S, K, ST> {
                 self.rows::<EDGE, N>(channel, first, masks, rows, (output, room), &finish);
             }
         }
-        if let Finish::Apply(_) = args.finish {
-            let stored = Stored {
-                output,
-                row: output_row,
-                vector: S::LANES,
-                pixels: rows.len(),
-                vectors: N,
-                last_lanes: columns.lanes,
-                residual: Addend::NONE,
-            };
-            // SAFETY: what was just written.
-            unsafe { activate(s, &args.finish, &stored) }
-        }
+        let stored = || Stored {
+            output,
+            row: output_row,
+            vector: S::LANES,
+            pixels: rows.len(),
+            vectors: N,
+            last_lanes: columns.lanes,
+            residual: Addend::NONE,
+        };
+        // SAFETY: what was just written.
+        unsafe { activate(s, &args.finish, stored) }
     }
 
     /// From the first row to the last.

@@ -9,7 +9,7 @@ use core::hint::black_box;
 use core::ops::Range;
 
 use super::planar::{Args, source};
-use crate::activation::{Finish, Finishing};
+use crate::activation::Finishing;
 use crate::kernel::activate::{Addend, Stored, activate};
 use crate::shape::Placed;
 use crate::simd::Lanes;
@@ -231,19 +231,17 @@ impl<S: Lanes, N: Lanes, const SIDE: usize> Rows<'_, S, N, SIDE> {
                 s.store(last, sum);
             }
         }
-        if let Finish::Apply(_) = args.finish {
-            let stored = Stored {
-                output,
-                row: SIDE,
-                vector: S::LANES,
-                pixels: SIDE,
-                vectors: 1,
-                last_lanes: SIDE,
-                residual: Addend::NONE,
-            };
-            // SAFETY: the rows just written.
-            unsafe { activate(whole, &args.finish, &stored) }
-        }
+        let stored = || Stored {
+            output,
+            row: SIDE,
+            vector: S::LANES,
+            pixels: SIDE,
+            vectors: 1,
+            last_lanes: SIDE,
+            residual: Addend::NONE,
+        };
+        // SAFETY: the rows just written.
+        unsafe { activate(whole, &args.finish, stored) }
     }
 }
 
@@ -375,20 +373,18 @@ impl<S: Lanes, const SIDE: usize> Pairs<'_, S, SIDE> {
                 }
             }
         }
-        if let Finish::Apply(_) = args.finish {
-            for (first, pixels) in [(0, PAIRS - 1), (PAIRS - 1, 1)] {
-                let stored = Stored {
-                    output: at(first),
-                    row: pair,
-                    vector: S::LANES,
-                    pixels,
-                    vectors: 1,
-                    last_lanes: if first == 0 { pair } else { Self::LAST_LANES },
-                    residual: Addend::NONE,
-                };
-                // SAFETY: the pairs just written.
-                unsafe { activate(s, &args.finish, &stored) }
-            }
+        for (first, pixels) in [(0, PAIRS - 1), (PAIRS - 1, 1)] {
+            let stored = || Stored {
+                output: at(first),
+                row: pair,
+                vector: S::LANES,
+                pixels,
+                vectors: 1,
+                last_lanes: if first == 0 { pair } else { Self::LAST_LANES },
+                residual: Addend::NONE,
+            };
+            // SAFETY: the pairs just written.
+            unsafe { activate(s, &args.finish, stored) }
         }
     }
 }

@@ -275,19 +275,17 @@ pub(crate) unsafe fn panel<S: Lanes>(s: S, args: &Args, nv: usize, m: usize) {
         }
         select([rows, nv], tail, swapped)(s, args, at, tiles - taller);
     }
-    if let Epilogue { finish: finish @ Finish::Apply(_), residual } = &args.epilogue {
-        let stored = Stored {
-            output: args.c,
-            row: args.c_row,
-            vector: args.c_vector,
-            pixels: m,
-            vectors: nv * args.across,
-            last_lanes: args.last_lanes,
-            residual: *residual,
-        };
-        // SAFETY: the pixels just written and their residual.
-        unsafe { activate(s, finish, &stored) };
-    }
+    let stored = || Stored {
+        output: args.c,
+        row: args.c_row,
+        vector: args.c_vector,
+        pixels: m,
+        vectors: nv * args.across,
+        last_lanes: args.last_lanes,
+        residual: args.epilogue.residual,
+    };
+    // SAFETY: the pixels just written and their residual.
+    unsafe { activate(s, &args.epilogue.finish, stored) };
 }
 
 /// f32 of pixels as vectors beside which weights and outputs pass through the first-level cache.
