@@ -60,6 +60,8 @@ impl Epilogue {
     }
 
     pub(crate) fn new(activation: Activation, residual: Addend) -> Self {
+        // Strides of nothing are none: it stays null however far a cursor moves it.
+        let residual = if residual.start.is_null() { Addend::NONE } else { residual };
         let finish = match activation.finish() {
             // Both are rare.
             Finish::Clamp(_) | Finish::HardSwish if !residual.start.is_null() => {
@@ -211,10 +213,7 @@ impl Cursor {
         Self {
             a: self.a.wrapping_add(rows * if args.b_row == 0 { args.a_row } else { 1 }),
             c: self.c.wrapping_add(rows * args.c_row),
-            residual: match args.epilogue.residual {
-                residual if residual.start.is_null() => residual.start,
-                residual => self.residual.wrapping_add(rows * residual.row),
-            },
+            residual: self.residual.wrapping_add(rows * args.epilogue.residual.row),
             bias: self.bias.wrapping_add(rows),
             ..self
         }
@@ -226,10 +225,7 @@ impl Cursor {
         Self {
             b: self.b.wrapping_add(vectors * S::LANES),
             c: self.c.wrapping_add(vectors * args.c_vector),
-            residual: match args.epilogue.residual {
-                residual if residual.start.is_null() => residual.start,
-                residual => self.residual.wrapping_add(vectors * residual.vector),
-            },
+            residual: self.residual.wrapping_add(vectors * args.epilogue.residual.vector),
             ..self
         }
     }
