@@ -87,6 +87,7 @@ unsafe impl Lanes for Avx2 {
     const LANES: usize = 8;
     const NAME: &'static str = "avx2";
     const REGISTERS: usize = 16;
+    const PARTS_IN_ORDER: bool = false;
     const POINTWISE_ROWS: [usize; MAX_VECTORS] = [5, 6, 3, 0];
     const POINTWISE_VECTORS: usize = 2;
     const BLOCK: usize = 8;
@@ -203,18 +204,24 @@ unsafe impl Lanes for Avx2 {
 
     #[inline(always)]
     fn even(self, low: __m256, high: __m256) -> __m256 {
-        let mixed = self.avx._mm256_shuffle_ps::<0b11_01_10_00>(low, high);
-        let pairs = self.avx._mm256_castps_pd(mixed);
-        self.avx._mm256_castpd_ps(self.avx2._mm256_permute4x64_pd::<0b11_01_10_00>(pairs))
+        self.in_order(self.avx._mm256_shuffle_ps::<0b11_01_10_00>(low, high))
     }
     #[inline(always)]
     fn parts(self, low: __m256, high: __m256) -> [__m256; 2] {
-        let in_order = |mixed: __m256| {
-            let pairs = self.avx._mm256_castps_pd(mixed);
-            self.avx._mm256_castpd_ps(self.avx2._mm256_permute4x64_pd::<0b11_01_10_00>(pairs))
-        };
-        let even = in_order(self.avx._mm256_shuffle_ps::<0b10_00_10_00>(low, high));
-        [even, in_order(self.avx._mm256_shuffle_ps::<0b11_01_11_01>(low, high))]
+        [
+            self.avx._mm256_shuffle_ps::<0b10_00_10_00>(low, high),
+            self.avx._mm256_shuffle_ps::<0b11_01_11_01>(low, high),
+        ]
+    }
+    #[inline(always)]
+    fn part(lane: usize) -> usize {
+        // Two numbers of either vector by turns.
+        [0, 1, 4, 5, 2, 3, 6, 7][lane]
+    }
+    #[inline(always)]
+    fn in_order(self, part: __m256) -> __m256 {
+        let pairs = self.avx._mm256_castps_pd(part);
+        self.avx._mm256_castpd_ps(self.avx2._mm256_permute4x64_pd::<0b11_01_10_00>(pairs))
     }
     #[inline(always)]
     fn shift_up(self, before: __m256, x: __m256) -> __m256 {

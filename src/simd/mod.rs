@@ -115,6 +115,8 @@ pub(crate) unsafe trait Lanes: Copy {
     const SPLATS_TWO: bool = false;
     /// Whether [`lookup`](Self::lookup) is an instruction.
     const LOOKS_UP: bool = false;
+    /// Whether [`parts`](Self::parts) are in order.
+    const PARTS_IN_ORDER: bool = true;
     /// Whether [`splice`](Self::splice) is an instruction.
     const SPLICES: bool = false;
     /// Rows and columns of the blocks that [`transpose`](Self::transpose) takes, at
@@ -332,8 +334,19 @@ pub(crate) unsafe trait Lanes: Copy {
     /// `high` ends with the last of them.
     fn even(self, low: Self::V, high: Self::V) -> Self::V;
 
-    /// The even lanes of both, and the odd ones.
+    /// The even lanes of both, and the odd ones: lane `i` has number [`part(i)`](Self::part) of
+    /// them, since to put them in order takes as long as to part them on AVX2.
     fn parts(self, low: Self::V, high: Self::V) -> [Self::V; 2];
+    /// Which number of a part a lane has.
+    #[inline(always)]
+    fn part(lane: usize) -> usize {
+        lane
+    }
+    /// A part in order.
+    #[inline(always)]
+    fn in_order(self, part: Self::V) -> Self::V {
+        part
+    }
 
     /// The last lane of `before`, then `x` without its last lane.
     fn shift_up(self, before: Self::V, x: Self::V) -> Self::V;
@@ -475,8 +488,9 @@ mod tests {
             holds("even", s.even(x, y), &|i| {
                 if i < half { low[2 * i] } else { high[2 * (i - half) + 1] }
             });
-            holds("parts", even, &|i| both(2 * i));
-            holds("parts", odd, &|i| both(2 * i + 1));
+            holds("parts", even, &|i| both(2 * S::part(i)));
+            holds("parts", odd, &|i| both(2 * S::part(i) + 1));
+            holds("in_order", s.in_order(odd), &|i| both(2 * i + 1));
             holds("shift_up", s.shift_up(x, y), &|i| both(S::LANES - 1 + i));
             holds("shift_down", s.shift_down(x, y), &|i| both(i + 1));
             let sum = s.to_array(s.mul_add_low(s.splat_whole(2.0), x, y));

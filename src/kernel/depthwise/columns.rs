@@ -128,15 +128,16 @@ pub(super) struct Tap<S: Lanes> {
     read: [S::Mask; 2],
 }
 
-/// The two vectors of a row from the middle tap of a 3x3 window with stride 2 on, which have all
-/// that it and the tap to its right meet; what the tap to its left meets is the latter shifted,
-/// since each load for it would be two, and turned besides.
+/// What is read of a row under a 3x3 window with stride 2: the two vectors from the middle tap on
+/// have all that it and the tap to its right meet. What the tap to its left meets is the latter
+/// shifted or, where that takes as long as two loads, parted from vectors of its own.
 #[derive(Clone, Copy)]
 struct Middle<S: Lanes> {
     /// The lanes inside the image.
     read: [S::Mask; 2],
-    /// Of a vector that ends to the left of them: the last lane, if that is inside.
-    before: S::Mask,
+    /// The same of the vectors that begin a column before or, where the right tap's are shifted,
+    /// of one that ends there, the last lane.
+    left: [S::Mask; 2],
 }
 
 impl<S: Lanes> Masks<S> {
@@ -144,7 +145,7 @@ impl<S: Lanes> Masks<S> {
     pub(super) fn none(s: S) -> Self {
         let no = s.mask(|_| false);
         let taps = [Tap { inside: no, all: false, read: [no; 2] }; WIDEST];
-        Self { taps, middle: Middle { read: [no; 2], before: no } }
+        Self { taps, middle: Middle { read: [no; 2], left: [no; 2] } }
     }
 
     /// What the taps of a row meet, of which the first begins at `line`, or where rows are
@@ -201,9 +202,11 @@ impl<S: Lanes> Column<S> {
         }
         for (kx, at) in masks.taps.iter_mut().take(K).enumerate() {
             let span = inside(window, first, lanes, kx);
+            // The weights are of the lanes as they are parted.
+            let of = |lane: usize| if const { parts(K, ST) } { S::part(lane) } else { lane };
             let has = |lane: usize| span.contains(&lane);
             *at = Tap {
-                inside: s.mask(has),
+                inside: s.mask(|lane| has(of(lane))),
                 all: span == (0..lanes),
                 read: [
                     s.mask(|i| if ST == 1 { has(i) } else { i % 2 == 0 && has(i / 2) }),
@@ -232,10 +235,14 @@ impl<S: Lanes> Middle<S> {
         let middle = 2 * column + 1;
         let inside = |at: usize| (before[1]..before[1] + input.width).contains(&at);
         // Not by `map`, behind which an intrinsic would be called.
-        let read = |first: usize| s.mask(|lane| inside(middle + first + lane));
-        let read = [read(0), read(S::LANES)];
-        let before_it = s.mask(|lane| lane == S::LANES - 1 && inside(middle - 1));
-        Self { read, before: before_it }
+        let read = |first: usize| s.mask(|lane| inside(first + lane));
+        let left = if S::PARTS_IN_ORDER {
+            let last = |lane: usize| lane == S::LANES - 1 && inside(middle - 1);
+            [s.mask(last), s.mask(|_| false)]
+        } else {
+            [read(middle - 1), read(middle - 1 + S::LANES)]
+        };
+        Self { read: [read(middle), read(middle + S::LANES)], left }
     }
 
     /// What the three taps meet in a row of the image, the middle one from `first` on.
@@ -245,19 +252,23 @@ impl<S: Lanes> Middle<S> {
     #[inline(always)]
     unsafe fn taps(&self, s: S, first: *const f32, edge: bool) -> [S::V; 3] {
         // SAFETY: the masks, or the lack of an edge, keep the loads to columns inside the image.
-        unsafe {
-            let (before, low, high) = if edge {
-                (
-                    s.load_masked(first.wrapping_sub(S::LANES), self.before),
-                    s.load_masked(first, self.read[0]),
-                    s.load_masked(first.wrapping_add(S::LANES), self.read[1]),
-                )
-            } else {
-                (s.splat(s.read(first.sub(1))), s.load(first), s.load(first.add(S::LANES)))
-            };
-            let [even, odd] = s.parts(low, high);
-            [s.shift_up(before, odd), even, odd]
-        }
+        let load = |p: *const f32, mask: S::Mask| unsafe {
+            if edge { s.load_masked(p, mask) } else { s.load(p) }
+        };
+        let two = |p: *const f32, masks: [S::Mask; 2]| {
+            s.parts(load(p, masks[0]), load(p.wrapping_add(S::LANES), masks[1]))
+        };
+        let [even, odd] = two(first, self.read);
+        let before = first.wrapping_sub(1);
+        let left = if !S::PARTS_IN_ORDER {
+            two(before, self.left)[0]
+        } else if edge {
+            s.shift_up(load(first.wrapping_sub(S::LANES), self.left[0]), odd)
+        } else {
+            // SAFETY: as above.
+            s.shift_up(s.splat(unsafe { s.read(before) }), odd)
+        };
+        [left, even, odd]
     }
 }
 

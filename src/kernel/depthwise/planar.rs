@@ -372,6 +372,7 @@ impl<S: Lanes, const K: usize, const ST: usize> Planes<'_, S, K, ST> {
             if step >= live {
                 for (n, &sum) in acc[live - 1].iter().enumerate() {
                     let (output, sum) = (output.wrapping_add(n * S::LANES), finish(sum));
+                    let sum = if const { parts(K, ST) } { s.in_order(sum) } else { sum };
                     // SAFETY: the lanes of a row, or a vector that ends in what is to come. To
                     // store a part of one takes AMD's cores ten times as long.
                     unsafe {
