@@ -5,7 +5,7 @@ use core::hint::black_box;
 
 use pulp::core_arch::x86::Avx;
 
-use super::{Index, Lanes, MAX_VECTORS};
+use super::{Index, Lanes, MAX_LANES, MAX_VECTORS};
 
 pulp::simd_type! {
     /// Proof that the CPU has AVX2 and FMA.
@@ -87,7 +87,8 @@ unsafe impl Lanes for Avx2 {
     const LANES: usize = 8;
     const NAME: &'static str = "avx2";
     const REGISTERS: usize = 16;
-    const PARTS_IN_ORDER: bool = false;
+    // Two numbers of either vector by turns.
+    const PART: [usize; MAX_LANES] = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
     const POINTWISE_ROWS: [usize; MAX_VECTORS] = [5, 6, 3, 0];
     const POINTWISE_VECTORS: usize = 2;
     const BLOCK: usize = 8;
@@ -212,11 +213,6 @@ unsafe impl Lanes for Avx2 {
             self.avx._mm256_shuffle_ps::<0b10_00_10_00>(low, high),
             self.avx._mm256_shuffle_ps::<0b11_01_11_01>(low, high),
         ]
-    }
-    #[inline(always)]
-    fn part(lane: usize) -> usize {
-        // Two numbers of either vector by turns.
-        [0, 1, 4, 5, 2, 3, 6, 7][lane]
     }
     #[inline(always)]
     fn in_order(self, part: __m256) -> __m256 {

@@ -145,7 +145,7 @@ unsafe impl<'m, S: Lanes> Lanes for Checked<'m, S> {
     const LAST_STEPS: usize = S::LAST_STEPS;
     const HALVES: bool = S::HALVES;
     const LOOKS_UP: bool = S::LOOKS_UP;
-    const PARTS_IN_ORDER: bool = S::PARTS_IN_ORDER;
+    const PART: [usize; MAX_LANES] = S::PART;
     const SPLICES: bool = S::SPLICES;
     const BLOCK: usize = S::BLOCK;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = S::DEPTHWISE_TILES;
@@ -195,10 +195,6 @@ unsafe impl<'m, S: Lanes> Lanes for Checked<'m, S> {
     #[inline(always)]
     fn parts(self, low: S::V, high: S::V) -> [S::V; 2] {
         self.s.parts(low, high)
-    }
-    #[inline(always)]
-    fn part(lane: usize) -> usize {
-        S::part(lane)
     }
     #[inline(always)]
     fn in_order(self, part: S::V) -> S::V {

@@ -38,6 +38,9 @@ pub(crate) const MAX_VECTORS: usize = 4;
 
 /// The most lanes that a vector has.
 pub(crate) const MAX_LANES: usize = 16;
+/// Each number in its place.
+pub(crate) const IN_ORDER: [usize; MAX_LANES] =
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
 /// Entries of a table that [`Lanes::lookup`] takes.
 pub(crate) const TABLE: usize = 32;
@@ -115,8 +118,8 @@ pub(crate) unsafe trait Lanes: Copy {
     const SPLATS_TWO: bool = false;
     /// Whether [`lookup`](Self::lookup) is an instruction.
     const LOOKS_UP: bool = false;
-    /// Whether [`parts`](Self::parts) are in order.
-    const PARTS_IN_ORDER: bool = true;
+    /// Which number of its part each lane of [`parts`](Self::parts) has.
+    const PART: [usize; MAX_LANES] = IN_ORDER;
     /// Whether [`splice`](Self::splice) is an instruction.
     const SPLICES: bool = false;
     /// Rows and columns of the blocks that [`transpose`](Self::transpose) takes, at
@@ -334,14 +337,9 @@ pub(crate) unsafe trait Lanes: Copy {
     /// `high` ends with the last of them.
     fn even(self, low: Self::V, high: Self::V) -> Self::V;
 
-    /// The even lanes of both, and the odd ones: lane `i` has number [`part(i)`](Self::part) of
-    /// them, since to put them in order takes as long as to part them on AVX2.
+    /// The even lanes of both, and the odd ones: lane `i` has number [`PART[i]`](Self::PART) of
+    /// them, since to put them in order is as many instructions as to part them on AVX2.
     fn parts(self, low: Self::V, high: Self::V) -> [Self::V; 2];
-    /// Which number of a part a lane has.
-    #[inline(always)]
-    fn part(lane: usize) -> usize {
-        lane
-    }
     /// A part in order.
     #[inline(always)]
     fn in_order(self, part: Self::V) -> Self::V {
@@ -488,8 +486,8 @@ mod tests {
             holds("even", s.even(x, y), &|i| {
                 if i < half { low[2 * i] } else { high[2 * (i - half) + 1] }
             });
-            holds("parts", even, &|i| both(2 * S::part(i)));
-            holds("parts", odd, &|i| both(2 * S::part(i) + 1));
+            holds("parts", even, &|i| both(2 * S::PART[i]));
+            holds("parts", odd, &|i| both(2 * S::PART[i] + 1));
             holds("in_order", s.in_order(odd), &|i| both(2 * i + 1));
             holds("shift_up", s.shift_up(x, y), &|i| both(S::LANES - 1 + i));
             holds("shift_down", s.shift_down(x, y), &|i| both(i + 1));

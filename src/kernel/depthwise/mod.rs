@@ -311,8 +311,8 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
     }
 }
 
-/// Applies a long activation, if there is one, to some vectors of `count` rows of outputs, of which vector 0 is
-/// at `output`.
+/// Applies a long activation, if there is one, to some vectors of `count` rows of outputs, of
+/// which vector 0 is at `output`.
 ///
 /// # Safety
 /// The rows are among the output's, as [`rows`] has it, and hold sums.

@@ -116,8 +116,7 @@ const BAND: usize = 16;
 /// there are none, of the next channel's.
 const AHEAD: usize = 64;
 
-/// Whether two vectors of columns go down the rows together, so that their sums wait less for
-/// themselves. With many registers it was no faster.
+/// Whether two vectors of columns go down the rows together. With many registers it was no faster.
 const fn in_pairs<S: Lanes>(k: usize, stride: usize) -> bool {
     S::REGISTERS < 32 && k == 3 && stride == 1
 }
