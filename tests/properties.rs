@@ -8,12 +8,12 @@ use std::mem::MaybeUninit;
 
 use common::{check, check_bits, config, isas, of_any_data};
 use mbconv::testing::{
-    Bound, Data, DepthwiseLayer, PointwiseLayer, Random, Window, blocks, convnexts,
+    Bound, Data, DepthwiseLayer, First, Form, PointwiseLayer, Random, Window, blocks, convnexts,
     depthwise_layers, pointwise_layers, same_numbers, shapes,
 };
 use mbconv::{
-    Activation, BottleneckPlan, ConvNextBlock, Depthwise, Error, InvertedBottleneck, Padding,
-    PlanOptions, Pointwise, Result, Schedule, Shape, reference,
+    Activation, BottleneckPlan, ConvNextBlock, Depthwise, Error, InvertedBottleneck, Layout,
+    Padding, PlanOptions, Pointwise, Result, Schedule, Shape, reference,
 };
 use proptest::prelude::*;
 
@@ -217,5 +217,63 @@ fn channel_tails() {
                 check("pointwise", same_numbers(&expected, &y));
             }
         }
+    }
+}
+
+/// Taps as far apart as they can be: all but one of an axis are outside any image.
+#[test]
+fn taps_far_apart() {
+    let (random, data, act) = (&mut Random::new(3), Data::Integer, Activation::Relu6);
+    let shape = Shape::new(1, 3, 3);
+    let far = |kernel: [usize; 2]| Window {
+        kernel,
+        stride: [1, 1],
+        dilation: kernel.map(|k| if k > 1 { 1 << 59 } else { 1 }),
+        padding: Padding::SameUpper,
+    };
+    let kernels = (1..=3).flat_map(|height| (1..=3).map(move |width| [height, width]));
+    for window in kernels.map(far) {
+        for (first, project) in [
+            (First::None, false),
+            (First::None, true),
+            (First::Expand, true),
+            (First::Stem(window), true),
+        ] {
+            let c = if first == First::None { [20, 20, 5] } else { [3, 20, 5] };
+            let form = Form { c, first, window, gate: None, project, residual: false };
+            let block = form.block(random, data, [act; 3]);
+            let (params, x) = (block.params(), data.tensor(7, 9 * c[0]));
+            let expected = reference::bottleneck(&params, shape, &x).unwrap();
+            let layer = block.depthwise.params();
+            let y = data.tensor(7, 9 * c[1]);
+            let alone = reference::depthwise(&layer, shape, &y).unwrap();
+            for isa in isas() {
+                let op = InvertedBottleneck::with_isa(&params, isa).unwrap();
+                Judge::new(expected.clone(), data, || unreachable!()).judge_all(
+                    (2, 8),
+                    |options| op.plan_with(shape, options).unwrap(),
+                    &x,
+                );
+                for layout in [Layout::Nhwc, Layout::Nchw] {
+                    let options = PlanOptions::new().layout(layout);
+                    let plan = Depthwise::with_isa(&layer, isa).unwrap().plan_with(shape, &options);
+                    let (plan, mut z) = (plan.unwrap(), vec![0.0; alone.len()]);
+                    plan.run(&turned(&y, c[1], layout), &mut z).unwrap();
+                    let context = format!("{isa} {window:?} {layout:?}");
+                    check(&context, same_numbers(&turned(&alone, c[1], layout), &z));
+                }
+            }
+        }
+    }
+}
+
+/// Channels-last pixels in a layout.
+fn turned(pixels: &[f32], channels: usize, layout: Layout) -> Vec<f32> {
+    let plane = pixels.len() / channels;
+    match layout {
+        Layout::Nchw => {
+            (0..pixels.len()).map(|i| pixels[i % plane * channels + i / plane]).collect()
+        }
+        _ => pixels.to_vec(),
     }
 }

@@ -68,7 +68,7 @@ pub(crate) unsafe fn row<S: Lanes>(
                 a_block: S::LANES,
                 k: if runs == 0 { 0 } else { run * c_in },
                 runs_before: before,
-                a_run: window.dilation[0] * image.row,
+                a_run: window.dilation[0].wrapping_mul(image.row),
                 b: args.b.wrapping_add(tap * nv * S::LANES),
                 c: args.c.wrapping_add(column * args.c_row),
                 start: if i == 0 { args.start } else { pointwise::Start::Partial },

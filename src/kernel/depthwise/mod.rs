@@ -118,12 +118,13 @@ pub(crate) unsafe fn rows<S: Lanes>(s: S, args: &Args<'_>, rows: Range<usize>) {
     }
     for phase in 0..dilation.min(output.width) {
         let (window, column) = args.window.phase(phase);
+        // Distances beyond the image have one tap in it, and no step.
         let args = Args {
             window: &window,
             input: args.input.wrapping_add(column * args.input_column),
-            input_column: dilation * args.input_column,
+            input_column: dilation.wrapping_mul(args.input_column),
             output: args.output.wrapping_add(phase * args.output_column),
-            output_column: dilation * args.output_column,
+            output_column: dilation.wrapping_mul(args.output_column),
             ..*args
         };
         // SAFETY: passed on; the columns of all phases are those of the window.

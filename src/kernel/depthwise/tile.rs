@@ -441,7 +441,7 @@ unsafe fn any_window<S: Lanes, const NARROW: bool, const C: usize>(
                     }
                 }
             }
-            input = input.wrapping_add(dilation[1] * args.input_column);
+            input = input.wrapping_add(dilation[1].wrapping_mul(args.input_column));
         }
         slot += dilation[0];
         if slot >= args.ring {
