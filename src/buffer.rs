@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code, reason = "views memory as another type, and from several threads")]
 
+use core::fmt;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ops::{Deref, DerefMut};
@@ -57,7 +58,14 @@ impl DerefMut for AlignedBuf {
 /// let mut scratch = mbconv::Scratch::new(1000);
 /// assert!(scratch.len() >= 1000);
 /// ```
+#[derive(Default)]
 pub struct Scratch(Vec<MaybeUninit<Line>>);
+
+impl fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scratch").field("len", &self.len()).finish()
+    }
+}
 
 impl Scratch {
     /// At least `bytes` bytes that start on a cache line.

@@ -1,6 +1,6 @@
 //! Who runs the tasks that a plan is cut into.
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::simd::FlushDenormals;
 
@@ -121,11 +121,13 @@ pub(crate) fn for_each(
     task: impl Fn(usize) + Sync,
 ) {
     assert!(n_tasks <= MOST_TASKS);
-    let claimed = [const { AtomicU64::new(0) }; MOST_TASKS / 64];
+    // Not of 64 bits, which small cores do not have as atomics.
+    const BITS: usize = usize::BITS as usize;
+    let claimed = [const { AtomicUsize::new(0) }; MOST_TASKS / BITS];
     let done = AtomicUsize::new(0);
     let run = |number: usize| {
-        let bit = 1 << (number % 64);
-        if number >= n_tasks || claimed[number / 64].fetch_or(bit, Ordering::Relaxed) & bit != 0 {
+        let bit = 1 << (number % BITS);
+        if number >= n_tasks || claimed[number / BITS].fetch_or(bit, Ordering::Relaxed) & bit != 0 {
             return;
         }
         let _guard = FlushDenormals::set(flush);

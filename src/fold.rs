@@ -20,7 +20,7 @@ pub struct BatchNorm<'a> {
 }
 
 /// Where the output channel stands in a weight tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ChannelAxis {
     /// `[channel][...]`, as in [`PointwiseParams`](crate::PointwiseParams).
     First,

@@ -145,6 +145,12 @@ impl PartialEq for Isa {
 
 impl Eq for Isa {}
 
+impl core::hash::Hash for Isa {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.name().hash(state);
+    }
+}
+
 impl fmt::Debug for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Isa({})", self.name())

@@ -15,7 +15,7 @@ pub enum Layout {
 
 /// The distances between the elements of a tensor, in f32, so that a crop or some
 /// channels of a larger tensor need no copy. What a slice holds between them is
-/// neither read nor written.
+/// neither read nor written. The stride of an axis with one element is not looked at.
 ///
 /// ```
 /// use mbconv::{Depthwise, DepthwiseParams, PlanOptions, Shape, Strides};
@@ -54,7 +54,7 @@ pub enum Strides {
 }
 
 /// A tensor's strides as a plan was asked for them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Arrangement {
     Dense(Layout),
     Strided(Strides),
@@ -109,7 +109,8 @@ impl Arrangement {
         let mut strides = [0; 4];
         let mut extent = 1usize;
         for (stride, &(size, given)) in strides.iter_mut().zip(&axes).rev() {
-            *stride = given.unwrap_or(extent);
+            // With one element there is no step.
+            *stride = given.filter(|_| size > 1).unwrap_or(extent);
             if *stride < extent {
                 return Err(Error::Stride { what, stride: *stride, extent });
             }

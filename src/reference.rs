@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use crate::activation::Activation;
 use crate::error::{Error, Result};
 use crate::params::{
-    BottleneckParams, ConvNextParams, ConvParams, DepthwiseParams, First, LayerNormParams,
+    BottleneckParams, ConvNextParams, ConvParams, DepthwiseParams, First, LayerNormParams, Names,
     PointwiseParams, Residual, SqueezeExciteParams, check_residual,
 };
 use crate::shape::{Placed, Shape};
@@ -38,7 +38,7 @@ pub fn pointwise(
     input: &[f32],
     residual: Option<&[f32]>,
 ) -> Result<Vec<f32>> {
-    params.validate()?;
+    params.validate(&Names::ALONE)?;
     check("input", shape.elements(params.c_in)?, input)?;
     let mut y = pointwise_f64(params, &widen(input));
     if let Some(residual) = residual {

@@ -95,7 +95,8 @@ impl Work<'_> {
             };
             let tile = self.problem.decide(&asked).tile;
             // Sums go along whole rows.
-            let kept = self.problem.keeps(&options.caches) || tile.columns < output.width;
+            let kept = tile.columns < output.width
+                || options.schedule != Schedule::Fused && self.problem.keeps(&options.caches);
             let (tile, why) = match kept {
                 true => (self.pooled_tile(options), "is kept for the gate"),
                 false => (tile, "is computed again after the gate"),

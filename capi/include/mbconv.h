@@ -422,7 +422,7 @@ mbconv_status mbconv_plan_run(const mbconv_plan *plan,
 // calling thread. The result is the same bit for bit.
 //
 // `residual`, of the output's shape, is added to the output of a 1x1 convolution after its activation;
-// null for none. One that meets an output with gaps runs on the calling thread.
+// null for none.
 mbconv_status mbconv_plan_run_with(const mbconv_plan *plan,
                                    mbconv_parallel parallel,
                                    void *context,

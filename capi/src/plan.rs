@@ -119,7 +119,9 @@ impl Plan {
         scratch: &mut [MaybeUninit<u8>],
     ) -> mbconv::Result<()> {
         match (&self.kind, residual) {
-            (Kind::Pointwise(plan), Some(residual)) => plan.run_residual(input, residual, output),
+            (Kind::Pointwise(plan), Some(residual)) => {
+                plan.run_residual_with(executor, input, residual, output)
+            }
             (Kind::Pointwise(plan), None) => plan.run_with(executor, input, output),
             (Kind::Depthwise(plan), _) => plan.run_with(executor, input, output),
             (Kind::Block(plan), _) => plan.run_with(executor, input, output, scratch),

@@ -1,5 +1,6 @@
 //! A block with its stages packed, and the plan that runs it.
 
+use core::fmt;
 use core::mem::MaybeUninit;
 
 use alloc::format;
@@ -141,7 +142,7 @@ impl Packed {
             planes,
             buffers,
             fused,
-            why,
+            why: why.into(),
             flush: options.flush_denormals,
         };
         // The whole tensors were checked above: each task may take as much.
@@ -185,6 +186,17 @@ impl Packed {
         (pointwise + depthwise) * size_of::<f32>()
     }
 
+    /// Writes it as an operation of this name.
+    pub(crate) fn debug(&self, f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+        f.debug_struct(name)
+            .field("c_in", &self.c_in)
+            .field("channels", &self.depthwise.channels)
+            .field("c_out", &self.c_out())
+            .field("window", &self.window)
+            .field("isa", &self.isa)
+            .finish_non_exhaustive()
+    }
+
     fn c_out(&self) -> usize {
         self.project.as_ref().map_or(self.depthwise.channels, |project| project.packed.c_out)
     }
@@ -216,7 +228,7 @@ pub struct BottleneckPlan {
     /// means and gate.
     buffers: [usize; 4],
     fused: bool,
-    why: String,
+    why: Arc<str>,
     flush: bool,
 }
 
@@ -240,6 +252,11 @@ impl BottleneckPlan {
     /// The extent of the output.
     pub fn output_shape(&self) -> Shape {
         self.window.output
+    }
+
+    /// Into how many tasks a run is cut: more threads than that are of no use to it.
+    pub fn tasks(&self) -> usize {
+        self.cut.tasks
     }
 
     /// Whether the expanded tensor exists only as a tile.
@@ -294,14 +311,20 @@ impl BottleneckPlan {
         let kib = |bytes: usize| bytes.div_ceil(1 << 10);
         let channels = self.tile_channels();
         let (tile, expanded) = (kib(self.tile_bytes()), kib(self.expanded_bytes()));
+        let bytes = match self.cut.by {
+            By::Rows | By::Expanded | By::Channels(_) if expanded > 0 => {
+                format!("{tile} KiB in place of {expanded} KiB expanded")
+            }
+            // Of what is kept for a gate, too.
+            _ => format!("{tile} KiB in all"),
+        };
         let schedule = if self.fused {
             let over = match &self.op.hidden {
                 Some(_) => String::new(),
                 None => format!(" over a ring of {ring} rows"),
             };
             format!(
-                "fused ({}): bands of {rows} rows x {channels} channels{over}{strips}, {tile} KiB \
-                 in place of {expanded} KiB expanded",
+                "fused ({}): bands of {rows} rows x {channels} channels{over}{strips}, {bytes}",
                 self.why
             )
         } else {
@@ -411,6 +434,7 @@ impl BottleneckPlan {
         output: &'o mut [MaybeUninit<f32>],
         scratch: &mut [MaybeUninit<u8>],
     ) -> Result<&'o mut [f32]> {
+        self.output.check("output", output.len())?;
         self.output.check_gapless(output.len())?;
         self.run_all(executor, input, Shared::uninit(output), scratch)
     }
@@ -490,5 +514,15 @@ impl BottleneckPlan {
         let block = if self.op.hidden.is_some() { "convnext" } else { "bottleneck" };
         let schedule = if self.fused { "fused" } else { "unfused" };
         format!("{block}_f32_{schedule}_{}", self.op.isa)
+    }
+}
+
+impl fmt::Debug for BottleneckPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BottleneckPlan")
+            .field("kernel", &self.kernel_name())
+            .field("output", &self.window.output)
+            .field("schedule", &self.explain())
+            .finish_non_exhaustive()
     }
 }

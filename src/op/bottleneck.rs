@@ -1,6 +1,7 @@
 //! `InvertedBottleneck`: the whole block in one pass.
 
 use alloc::sync::Arc;
+use core::fmt;
 
 #[cfg(doc)]
 use crate::error::Error;
@@ -41,6 +42,12 @@ use crate::shape::Shape;
 #[derive(Clone)]
 pub struct InvertedBottleneck(Arc<Packed>);
 
+impl fmt::Debug for InvertedBottleneck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.debug(f, "InvertedBottleneck")
+    }
+}
+
 /// A depthwise convolution and a 1x1 one after it, of which MobileNetV1 is made
 /// (Howard et al. 2017): an [`InvertedBottleneck`] without expansion.
 ///
@@ -74,9 +81,9 @@ impl InvertedBottleneck {
     ///
     /// What [`Isa::detect`] gives; those of [`Pointwise::new`](crate::Pointwise::new)
     /// and [`Depthwise::new`](crate::Depthwise::new) for each stage;
-    /// [`Error::ChannelMismatch`] when neighbouring stages differ;
-    /// [`Error::MultiplierInBlock`] when the depthwise convolution has one;
-    /// [`Error::ResidualWithoutProject`].
+    /// [`Error::ChannelMismatch`] when neighbouring stages differ, or ends that a residual
+    /// joins; [`Error::MultiplierInBlock`] when the depthwise convolution has one;
+    /// [`Error::ResidualWithoutProject`]; [`Error::ExciteWithoutProject`].
     pub fn new(params: &BottleneckParams<'_>) -> Result<Self> {
         Self::with_isa(params, Isa::detect()?)
     }

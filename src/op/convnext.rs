@@ -1,6 +1,7 @@
 //! `ConvNextBlock`: the inverted bottleneck with its depthwise convolution first.
 
 use alloc::sync::Arc;
+use core::fmt;
 
 use crate::error::Result;
 use crate::isa::Isa;
@@ -42,6 +43,12 @@ use crate::shape::Shape;
 /// ```
 #[derive(Clone)]
 pub struct ConvNextBlock(Arc<Packed>);
+
+impl fmt::Debug for ConvNextBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.debug(f, "ConvNextBlock")
+    }
+}
 
 impl ConvNextBlock {
     /// Packs the block for the instruction set that [`Isa::detect`] gives.

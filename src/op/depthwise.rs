@@ -1,5 +1,6 @@
 //! `Depthwise`: a filter of its own for each channel.
 
+use core::fmt;
 use core::mem::MaybeUninit;
 
 use alloc::format;
@@ -40,6 +41,19 @@ use crate::split;
 /// ```
 #[derive(Clone)]
 pub struct Depthwise(Arc<Inner>);
+
+impl fmt::Debug for Depthwise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { isa, packed, window, activation } = &*self.0;
+        f.debug_struct("Depthwise")
+            .field("channels", &(packed.channels / packed.multiplier))
+            .field("multiplier", &packed.multiplier)
+            .field("window", window)
+            .field("activation", activation)
+            .field("isa", isa)
+            .finish_non_exhaustive()
+    }
+}
 
 struct Inner {
     isa: Isa,
@@ -167,6 +181,11 @@ impl DepthwisePlan {
         self.window.output
     }
 
+    /// Into how many tasks a run is cut: more threads than that are of no use to it.
+    pub fn tasks(&self) -> usize {
+        self.parts.tasks
+    }
+
     /// Convolves `input`, `[batch][height][width][channels]`, into `output`, the
     /// same with the [output's extent](Self::output_shape), or as the options have
     /// it. Allocates nothing.
@@ -205,6 +224,7 @@ impl DepthwisePlan {
         input: &[f32],
         output: &'o mut [MaybeUninit<f32>],
     ) -> Result<&'o mut [f32]> {
+        self.output.check("output", output.len())?;
         self.output.check_gapless(output.len())?;
         self.run_all(executor, input, Shared::uninit(output))
     }
@@ -246,5 +266,16 @@ impl DepthwisePlan {
     pub fn kernel_name(&self) -> String {
         let [h, w] = self.window.kernel;
         format!("depthwise_f32_{h}x{w}s{}_{}", self.window.stride[1], self.op.0.isa)
+    }
+}
+
+impl fmt::Debug for DepthwisePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DepthwisePlan")
+            .field("op", &self.op)
+            .field("input", &self.window.input)
+            .field("output", &self.window.output)
+            .field("tasks", &self.tasks())
+            .finish_non_exhaustive()
     }
 }

@@ -1,5 +1,6 @@
 //! `Pointwise`: the 1x1 convolution.
 
+use core::fmt;
 use core::mem::MaybeUninit;
 
 use alloc::format;
@@ -15,7 +16,7 @@ use crate::kernel::parts::Parts;
 use crate::kernel::pointwise_layer::{Layer, Run};
 use crate::layout::View;
 use crate::pack::{PackPointwise, PackedPointwise, Tail};
-use crate::params::PointwiseParams;
+use crate::params::{Names, PointwiseParams};
 use crate::schedule::PlanOptions;
 use crate::shape::{Shape, operations};
 use crate::simd::{Kernel, Lanes};
@@ -36,6 +37,18 @@ use crate::split;
 /// ```
 #[derive(Clone)]
 pub struct Pointwise(Arc<Inner>);
+
+impl fmt::Debug for Pointwise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { isa, packed, activation } = &*self.0;
+        f.debug_struct("Pointwise")
+            .field("c_in", &packed.c_in)
+            .field("c_out", &packed.c_out)
+            .field("activation", activation)
+            .field("isa", isa)
+            .finish_non_exhaustive()
+    }
+}
 
 struct Inner {
     isa: Isa,
@@ -62,7 +75,7 @@ impl Pointwise {
     ///
     /// As for [`Pointwise::new`], without those of detection.
     pub fn with_isa(params: &PointwiseParams<'_>, isa: Isa) -> Result<Self> {
-        params.validate()?;
+        params.validate(&Names::ALONE)?;
         let packed = isa.dispatch(PackPointwise(params, Tail::Zeros));
         Ok(Self(Arc::new(Inner { isa, packed, activation: params.activation })))
     }
@@ -89,7 +102,7 @@ impl Pointwise {
         let input = options.input.view("input", shape, *c_in)?;
         let output = options.output.view("output", shape, *c_out)?;
         let pixels = shape.elements(1)?;
-        let shape = View::flatten(shape, [&input, &output]);
+        let flat = View::flatten(shape, [&input, &output]);
         // With all weights in L1, a few pixels at a time keep output rows
         // together; else as many pixels as L2 holds share each panel's trip.
         let caches = options.caches;
@@ -100,8 +113,8 @@ impl Pointwise {
         let flops = self.flops(shape)?;
         let tasks = split::tasks(options)?;
         let parts = split::pointwise([pixels, *c_in], panels, tasks);
-        let flush = options.flush_denormals;
-        Ok(PointwisePlan { op: self.clone(), shape, input, output, flops, block, parts, flush })
+        let (op, flush) = (self.clone(), options.flush_denormals);
+        Ok(PointwisePlan { op, shape, flat, input, output, flops, block, parts, flush })
     }
 
     /// Floating-point operations for images of `shape`: two per multiply-add.
@@ -130,6 +143,8 @@ impl Pointwise {
 pub struct PointwisePlan {
     op: Pointwise,
     shape: Shape,
+    /// With as many axes as possible made one.
+    flat: Shape,
     input: View,
     output: View,
     flops: u64,
@@ -149,10 +164,19 @@ impl PointwisePlan {
         self.output.len
     }
 
-    /// Floating-point operations of a run: two per multiply-add, padded taps
-    /// counted too, as is usual.
+    /// Floating-point operations of a run: two per multiply-add.
     pub fn flops(&self) -> u64 {
         self.flops
+    }
+
+    /// The extent of the output, which is the input's.
+    pub fn output_shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Into how many tasks a run is cut: more threads than that are of no use to it.
+    pub fn tasks(&self) -> usize {
+        self.parts.tasks
     }
 
     /// Convolves `input`, `[batch][height][width][c_in]`, into `output`,
@@ -186,7 +210,22 @@ impl PointwisePlan {
     ///
     /// As for [`PointwisePlan::run`].
     pub fn run_residual(&self, input: &[f32], residual: &[f32], output: &mut [f32]) -> Result<()> {
-        self.run_all(&Serial, input, Some(residual), Shared::new(output)).map(drop)
+        self.run_residual_with(&Serial, input, residual, output)
+    }
+
+    /// As [`PointwisePlan::run_residual`], on the threads of `executor`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`PointwisePlan::run`].
+    pub fn run_residual_with(
+        &self,
+        executor: &dyn Executor,
+        input: &[f32],
+        residual: &[f32],
+        output: &mut [f32],
+    ) -> Result<()> {
+        self.run_all(executor, input, Some(residual), Shared::new(output)).map(drop)
     }
 
     /// As [`PointwisePlan::run_with`], and adds `residual` where there is one, into
@@ -203,6 +242,7 @@ impl PointwisePlan {
         residual: Option<&[f32]>,
         output: &'o mut [MaybeUninit<f32>],
     ) -> Result<&'o mut [f32]> {
+        self.output.check("output", output.len())?;
         self.output.check_gapless(output.len())?;
         self.run_all(executor, input, residual, Shared::uninit(output))
     }
@@ -229,7 +269,7 @@ impl PointwisePlan {
                 let layer = Layer {
                     packed,
                     activation: *activation,
-                    shape: self.shape,
+                    shape: self.flat,
                     block: self.block,
                     parts: self.parts,
                     input: input.as_ptr(),
@@ -248,6 +288,16 @@ impl PointwisePlan {
     /// of pixels by channels, instruction set.
     pub fn kernel_name(&self) -> String {
         self.op.0.isa.dispatch(Name(&self.op.0.packed))
+    }
+}
+
+impl fmt::Debug for PointwisePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PointwisePlan")
+            .field("op", &self.op)
+            .field("shape", &self.shape)
+            .field("tasks", &self.tasks())
+            .finish_non_exhaustive()
     }
 }
 

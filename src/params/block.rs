@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{ConvParams, DepthwiseParams, PointwiseParams, check_length};
+use super::{ConvParams, DepthwiseParams, Names, PointwiseParams, check_length};
 use crate::activation::Activation;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
@@ -88,7 +88,7 @@ impl<'a> BottleneckParams<'a> {
         let given = match &self.first {
             None => self.depthwise.channels,
             Some(First::Expand(expand)) => {
-                expand.validate()?;
+                expand.validate(&Names::EXPAND)?;
                 expand.c_out
             }
             Some(First::Stem(stem)) => {
@@ -103,7 +103,8 @@ impl<'a> BottleneckParams<'a> {
         }
         if let Some(project) = &self.project {
             join("project", self.depthwise.channels, project.c_in)?;
-            project.validate()
+            project.validate(&Names::PROJECT)?;
+            if self.residual { join("residual", project.c_out, self.c_in()) } else { Ok(()) }
         } else if self.residual {
             Err(Error::ResidualWithoutProject)
         } else if self.excite.is_some() {
@@ -178,9 +179,9 @@ impl<'a> SqueezeExciteParams<'a> {
 
     fn validate(&self, channels: usize) -> Result<()> {
         join("squeeze", channels, self.reduce.c_in)?;
-        self.reduce.validate()?;
+        self.reduce.validate(&Names::SQUEEZE)?;
         join("excite", self.reduce.c_out, self.expand.c_in)?;
-        self.expand.validate()?;
+        self.expand.validate(&Names::EXCITE)?;
         join("scaled depthwise", self.expand.c_out, channels)
     }
 }
@@ -305,9 +306,9 @@ impl<'a> ConvNextParams<'a> {
             norm.validate(channels)?;
         }
         join("expand", channels, self.expand.c_in)?;
-        self.expand.validate()?;
+        self.expand.validate(&Names::EXPAND)?;
         join("project", self.expand.c_out, self.project.c_in)?;
-        self.project.validate()?;
+        self.project.validate(&Names::PROJECT)?;
         if let Some(scale) = self.scale {
             check_length("scale", self.project.c_out, scale)?;
             if self.project.activation != Activation::Identity {
@@ -315,8 +316,10 @@ impl<'a> ConvNextParams<'a> {
             }
         }
         match self.residual {
-            Some(Residual::Depthwise) => join("residual", self.project.c_out, channels),
-            _ => Ok(()),
+            Some(Residual::Input | Residual::Depthwise) => {
+                join("residual", self.project.c_out, channels)
+            }
+            None => Ok(()),
         }
     }
 }

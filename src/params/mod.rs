@@ -20,6 +20,33 @@ fn check_nonzero(what: &'static str, n: usize) -> Result<()> {
     if n == 0 { Err(Error::ZeroSize { what }) } else { Ok(()) }
 }
 
+/// What errors call the sizes and slices of a 1x1 convolution.
+pub(crate) struct Names {
+    inputs: &'static str,
+    outputs: &'static str,
+    weights: &'static str,
+    bias: &'static str,
+}
+
+macro_rules! names {
+    ($name:literal) => {
+        Names {
+            inputs: concat!($name, " input channels"),
+            outputs: concat!($name, " output channels"),
+            weights: concat!($name, " weights"),
+            bias: concat!($name, " bias"),
+        }
+    };
+}
+
+impl Names {
+    pub(crate) const ALONE: Self = names!("pointwise");
+    pub(crate) const EXPAND: Self = names!("expand");
+    pub(crate) const PROJECT: Self = names!("project");
+    pub(crate) const SQUEEZE: Self = names!("squeeze");
+    pub(crate) const EXCITE: Self = names!("excite");
+}
+
 /// A 1x1 convolution: `y[o] = act(bias[o] + sum_i weights[o][i] * x[i])` at
 /// each pixel.
 #[derive(Debug, Clone, Copy)]
@@ -52,13 +79,13 @@ impl<'a> PointwiseParams<'a> {
         self
     }
 
-    pub(crate) fn validate(&self) -> Result<()> {
-        check_nonzero("input channels", self.c_in)?;
-        check_nonzero("output channels", self.c_out)?;
-        let expected = elements("pointwise weights", &[self.c_out, self.c_in])?;
-        check_length("pointwise weights", expected, self.weights)?;
+    pub(crate) fn validate(&self, names: &Names) -> Result<()> {
+        check_nonzero(names.inputs, self.c_in)?;
+        check_nonzero(names.outputs, self.c_out)?;
+        let expected = elements(names.weights, &[self.c_out, self.c_in])?;
+        check_length(names.weights, expected, self.weights)?;
         if let Some(bias) = self.bias {
-            check_length("pointwise bias", self.c_out, bias)?;
+            check_length(names.bias, self.c_out, bias)?;
         }
         self.activation.validate()
     }

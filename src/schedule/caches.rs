@@ -15,7 +15,7 @@ use raw_cpuid::{CacheType, CpuId, CpuIdReader};
 /// let options = PlanOptions::new().caches(Caches { l2: detected.l2 / 2, ..detected });
 /// # let _ = options;
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Caches {
     /// First level.
     pub l1: usize,

@@ -13,14 +13,19 @@ use crate::shape::Placed;
 pub use caches::Caches;
 pub(crate) use cost::Core;
 
-/// How an inverted bottleneck is scheduled. The result is the same bit for bit.
+/// How a block is scheduled. The result is the same bit for bit.
+///
+/// Squeeze-and-excite needs the mean of a whole image before anything is scaled: the depthwise
+/// output of the image is kept meanwhile, or computed twice. It has no unfused schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Schedule {
     /// Whichever the planner expects to be faster.
     #[default]
     Auto,
-    /// The expanded tensor exists only as a tile in the second-level cache.
+    /// The expanded tensor exists only as a tile in the second-level cache. Before a gate the
+    /// depthwise output is computed twice, unless a band of the image's whole rows does not fit
+    /// there.
     Fused,
     /// As `Fused`, with a tile of the caller's choice: at least one output row
     /// and one channel, rounded to what the kernels take and cut to the block.
@@ -30,7 +35,7 @@ pub enum Schedule {
         /// Expanded channels in a slab.
         channels: usize,
     },
-    /// Stage after stage, the expanded tensor whole in scratch memory.
+    /// Stage after stage, the expanded tensor whole in scratch memory; as `Auto` with a gate.
     Unfused,
 }
 
@@ -44,7 +49,7 @@ pub enum Schedule {
 ///     .caches(Caches { l2: 1 << 20, ..Caches::detect() });
 /// # let _ = options;
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PlanOptions {
     pub(crate) schedule: Schedule,
     pub(crate) caches: Caches,

@@ -222,22 +222,13 @@ impl<O: Operation + Clone> Layer<O> {
 }
 
 /// candle's strides of `[batch, channels, height, width]` as mbconv's; none when neither channels
-/// nor columns lie together. An axis of one element may have any stride.
+/// nor columns lie together.
 fn strides(dims: &[usize], strides: &[usize]) -> Option<Strides> {
     let (&[n, c, h, w], &[sn, sc, sh, sw]) = (dims, strides) else { return None };
-    // Innermost first. What an axis of one element would step over is what lies within.
+    // Innermost first, of which an axis of one element may have any stride.
     let arrange = |axes: [(usize, usize); 4]| {
-        let (size, stride) = axes[0];
-        if size != 1 && stride != 1 {
-            return None;
-        }
-        let mut extent = size;
-        let mut given = [0; 3];
-        for (given, &(size, stride)) in given.iter_mut().zip(&axes[1..]) {
-            *given = if size == 1 { extent } else { stride };
-            extent = size.saturating_sub(1).checked_mul(*given)?.checked_add(extent)?;
-        }
-        Some(given)
+        let [(size, stride), others @ ..] = axes;
+        (size == 1 || stride == 1).then_some(others.map(|(_, stride)| stride))
     };
     let [c, h, w, n] = [(c, sc), (h, sh), (w, sw), (n, sn)];
     let planes = arrange([w, h, c, n]);
