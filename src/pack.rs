@@ -143,8 +143,22 @@ pub(crate) struct PackedDepthwise {
     /// Of them for each input channel.
     pub(crate) multiplier: usize,
     pub(crate) taps: usize,
+    tail: Tail,
     pub(crate) weights: AlignedBuf,
     pub(crate) bias: AlignedBuf,
+}
+
+impl PackedDepthwise {
+    /// The channels of vector `vector`.
+    #[inline(always)]
+    pub(crate) fn lanes_of<S: Lanes>(&self, vector: usize) -> Range<usize> {
+        self.tail.channels(vector, self.channels, S::LANES)
+    }
+
+    /// Channels of the last vector that the vector before holds, too.
+    pub(crate) fn overlap<S: Lanes>(&self) -> usize {
+        self.tail.overlap(self.channels, S::LANES)
+    }
 }
 
 /// Packs for the instruction set it is dispatched to.
@@ -170,7 +184,7 @@ impl Kernel for PackDepthwise<'_> {
                 packed_bias[vector * S::LANES..][..lanes.len()].copy_from_slice(&bias[lanes]);
             }
         }
-        PackedDepthwise { channels, multiplier, taps, weights: packed, bias: packed_bias }
+        PackedDepthwise { channels, multiplier, taps, tail, weights: packed, bias: packed_bias }
     }
 }
 

@@ -134,7 +134,7 @@ impl Work<'_> {
         }
     }
 
-    /// Bytes of one buffer of each kind: ring and hidden slab, band, turned pixels,
+    /// Bytes of one buffer of each kind: ring or hidden slab, band, turned pixels,
     /// means.
     pub(crate) fn buffers(&self, cut: &Cut, tile: &Tile) -> [usize; 4] {
         let Problem { window, expand, project, turned, core: Core { lanes, .. }, .. } =

@@ -84,7 +84,7 @@ proptest! {
                 (Output::Uninitialised(y), r) => {
                     plan.run_uninit(&pool, &x, r.as_deref(), y).map(drop)
                 }
-                (Output::Initialised(y), Some(r)) => plan.run_residual(&x, r, y),
+                (Output::Initialised(y), Some(r)) => plan.run_residual_with(&pool, &x, r, y),
                 (Output::Initialised(y), None) => plan.run_with(&pool, &x, y),
             });
             check_bits(&plan.kernel_name(), &expected, &y);

@@ -45,6 +45,38 @@ fn scratch_has_a_limit() {
     }
 }
 
+/// A gate that is asked to fuse keeps no image of its depthwise output; of its own accord it does
+/// where that is cheaper.
+#[test]
+fn fused_gates_keep_nothing() {
+    let caches = Caches::default();
+    let padding = Padding::SameUpper;
+    let window = Window { kernel: [3; 2], stride: [1; 2], dilation: [1, 1], padding };
+    for isa in isas() {
+        for (c, first) in [([24, 144, 24], First::Expand), ([144, 144, 24], First::None)] {
+            let form = Form { c, first, window, gate: Some(8), project: true, residual: false };
+            let block = form.block(&mut Random::new(5), Data::Ordinary, [Relu6; 3]);
+            let op = InvertedBottleneck::with_isa(&block.params(), isa).unwrap();
+            let plan = |side, schedule| {
+                let options = PlanOptions::new().caches(caches).schedule(schedule);
+                op.plan_with(Shape::new(1, side, side), &options).unwrap()
+            };
+            for side in [28, 56, 224, 600] {
+                let plan = plan(side, Schedule::Fused);
+                let why = plan.explain();
+                assert!(plan.scratch_bytes() <= caches.l2 / 4 * 3, "{isa} {side} {why}");
+                assert!(why.contains("computed again"), "{isa} {side} {why}");
+            }
+            for schedule in [Schedule::Auto, Schedule::Unfused] {
+                let why = plan(28, schedule).explain();
+                let kept = why.contains("is kept");
+                assert_eq!(kept, first == First::Expand, "{isa} {why}");
+                assert!(why.contains("in all"), "{isa} {why}");
+            }
+        }
+    }
+}
+
 /// A strip's borders are only the image's: the same bits as in one piece.
 #[test]
 fn strips_change_no_bit() {

@@ -5,9 +5,6 @@ use crate::simd::{Kernel, Lanes};
 /// Chains that run side by side: more than latency times pipes of any core.
 const CHAINS: usize = 12;
 
-/// f32 lanes of the widest vector of any instruction set.
-const MAX_LANES: usize = 16;
-
 /// Runs `self.0` steps of [`CHAINS`] multiply-adds; gives the FLOP done.
 pub(crate) struct MultiplyAdds(pub(crate) u64);
 
@@ -27,10 +24,7 @@ impl Kernel for MultiplyAdds {
                     }
                 }
                 let sum = acc.into_iter().reduce(|x, y| s.add(x, y)).unwrap_or(a);
-                let mut out = [0.0f32; MAX_LANES];
-                // SAFETY: `out` holds the widest vector.
-                unsafe { s.store(out.as_mut_ptr(), sum) };
-                core::hint::black_box(out);
+                core::hint::black_box(s.to_array(sum));
             },
         );
         2 * self.0 * (CHAINS * S::LANES) as u64

@@ -224,7 +224,7 @@ pub struct BottleneckPlan {
     cut: Cut,
     /// Whether it goes from planes to planes, with nothing turned.
     planes: bool,
-    /// Bytes of one buffer of each kind: ring and hidden slab, band, turned pixels,
+    /// Bytes of one buffer of each kind: ring or hidden slab, band, turned pixels,
     /// means and gate.
     buffers: [usize; 4],
     fused: bool,
@@ -457,16 +457,11 @@ impl BottleneckPlan {
         let scratch = Shared::<u8>::uninit(&mut scratch[start..]);
         let inner = &*self.op;
         let block = |task: usize| {
-            let [ring, band, turned, pooled] =
+            let [expanded, band, turned, pooled] =
                 self.offsets(task).map(|at| scratch.as_mut_ptr().wrapping_add(at).cast::<f32>());
-            let lanes = inner.isa.lanes();
-            let expanded = match &inner.expand {
-                Some(_) => self.tile.ring_elements(&self.window, lanes),
-                None => 0,
-            };
-            let hidden = ring.wrapping_add(expanded);
             Block {
                 window: self.window,
+                c_in: inner.c_in,
                 expand: inner.expand.as_ref().map(PackedStage::lend),
                 stem: self.stem,
                 depthwise: &inner.depthwise,
@@ -491,7 +486,7 @@ impl BottleneckPlan {
                 input_view: self.input,
                 output: output.as_mut_ptr(),
                 output_view: self.output,
-                buffers: Buffers { ring, hidden, band, turned, pooled },
+                buffers: Buffers { expanded, band, turned, pooled },
             }
         };
         // SAFETY: input and output are as long as the window's shapes say; of the

@@ -138,7 +138,8 @@ impl PlanOptions {
     /// on many CPUs, as zero: in what they read as well as in what they compute.
     /// Off unless set. The control register (MXCSR on x86-64, FPCR on aarch64) is
     /// changed on the thread of each task and restored when that ends; on other
-    /// architectures nothing is changed.
+    /// architectures nothing is changed. Rust promises nothing about arithmetic under these bits:
+    /// `docs/safety.md` says what this rests on.
     #[must_use]
     pub fn flush_denormals(mut self, flush: bool) -> Self {
         self.flush_denormals = flush;

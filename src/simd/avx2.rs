@@ -78,8 +78,8 @@ fn columns(avx: Avx, [a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
     ]
 }
 
-// SAFETY: the token is made only by `detect`; masked moves touch no lane whose
-// mask is clear.
+// SAFETY: the token is made by `detect`, or of what a wider token proves; masked moves
+// touch no lane whose mask is clear.
 unsafe impl Lanes for Avx2 {
     type V = __m256;
     type Mask = __m256i;

@@ -8,7 +8,7 @@ use super::avx2::transpose_8x8;
 use super::{Index, Lanes, MAX_VECTORS, TABLE};
 
 pulp::simd_type! {
-    /// Proof that the CPU has the server baseline of AVX-512.
+    /// Proof that the CPU has AVX-512 F and VL, with AVX2 and FMA.
     pub(crate) struct Avx512 {
         avx: "avx",
         avx2: "avx2",

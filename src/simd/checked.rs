@@ -250,14 +250,14 @@ unsafe impl<'m, S: Lanes> Lanes for Checked<'m, S> {
     }
     #[inline(always)]
     unsafe fn load_first(self, p: *const f32, n: usize) -> S::V {
-        assert!(n <= S::LANES);
+        assert!(n > 0 && n <= S::LANES);
         self.memory.check(p, n, false);
         // SAFETY: passed on.
         unsafe { self.s.load_first(p, n) }
     }
     #[inline(always)]
     unsafe fn store_first(self, p: *mut f32, v: S::V, n: usize) {
-        assert!(n <= S::LANES);
+        assert!(n > 0 && n <= S::LANES);
         self.memory.check(p, n, true);
         // SAFETY: passed on.
         unsafe { self.s.store_first(p, v, n) }
@@ -328,19 +328,6 @@ unsafe impl<'m, S: Lanes> Lanes for Checked<'m, S> {
         self.memory.check(b, K_STEP * NV * S::LANES, false);
         // SAFETY: passed on.
         unsafe { self.s.rank_update(acc, a, a_row, b) }
-    }
-    #[inline(always)]
-    unsafe fn rank_one<const MR: usize, const NV: usize>(
-        self,
-        acc: &mut [[S::V; NV]; MR],
-        a: *const f32,
-        a_row: usize,
-        b: *const f32,
-    ) {
-        self.memory.check_rows(a, [MR, a_row], 1, false);
-        self.memory.check(b, NV * S::LANES, false);
-        // SAFETY: passed on.
-        unsafe { self.s.rank_one(acc, a, a_row, b) }
     }
 }
 

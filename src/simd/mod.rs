@@ -1,4 +1,4 @@
-//! The instructions: one small trait, one file for each instruction set.
+//! The instructions: one trait, one file for each instruction set.
 //!
 //! This is the only place that names `core::arch`. A value of a type that
 //! implements [`Lanes`] is a token: it can be had only where the CPU was asked
@@ -77,7 +77,7 @@ pub(crate) fn run<S: Lanes, K: Kernel>(simd: S, kernel: K) -> K::Output {
 ///
 /// # Safety
 ///
-/// An implementor is a zero-sized token that exists only where the CPU has the
+/// An implementor is a token that exists only where the CPU has the
 /// instructions its methods use, and partial and indexed moves touch no byte of the
 /// f32 that they leave out.
 pub(crate) unsafe trait Lanes: Copy {
@@ -265,10 +265,10 @@ pub(crate) unsafe trait Lanes: Copy {
     /// Lanes from `n` on are zero.
     ///
     /// # Safety
-    /// `p` is valid for reading `n <= LANES` f32.
+    /// `p` is valid for reading `n` f32, `0 < n <= LANES`.
     unsafe fn load_first(self, p: *const f32, n: usize) -> Self::V;
     /// # Safety
-    /// `p` is valid for writing `n <= LANES` f32.
+    /// `p` is valid for writing `n` f32, `0 < n <= LANES`.
     unsafe fn store_first(self, p: *mut f32, v: Self::V, n: usize);
 
     /// The lower half.
@@ -387,7 +387,7 @@ pub(crate) unsafe trait Lanes: Copy {
             if NV == 1 && Self::SPLATS_TWO {
                 compiler_fence(Ordering::SeqCst);
                 // SAFETY: two of the K_STEP steps that the caller vouches for.
-                unsafe { self.two_steps(acc, a, a_row, b) };
+                unsafe { two_steps(self, acc, a, a_row, b) };
                 continue;
             }
             for i in 0..2 {
@@ -395,60 +395,59 @@ pub(crate) unsafe trait Lanes: Copy {
                     compiler_fence(Ordering::SeqCst);
                 }
                 // SAFETY: one of the K_STEP steps that the caller vouches for.
-                unsafe { self.rank_one(acc, a.add(i), a_row, b.add(i * NV * Self::LANES)) }
+                unsafe { rank_one(self, acc, a.add(i), a_row, b.add(i * NV * Self::LANES)) }
             }
         }
     }
+}
 
-    /// Two steps of a pointwise tile of one vector, of which every other row is loaded
-    /// at once: loads and shuffles share the work.
-    ///
-    /// # Safety
-    /// As for [`rank_update`](Self::rank_update), with two steps.
-    #[inline(always)]
-    unsafe fn two_steps<const MR: usize, const NV: usize>(
-        self,
-        acc: &mut [[Self::V; NV]; MR],
-        a: *const f32,
-        a_row: usize,
-        b: *const f32,
-    ) {
-        // SAFETY: two steps of `b`, row r < MR of `a`.
-        unsafe {
-            let b = [self.load(b), self.load(b.add(Self::LANES))];
-            for (r, row) in acc.iter_mut().enumerate() {
-                let a = a.add(r * a_row);
-                let x = match r % 2 {
-                    0 => self.splat_two(a),
-                    _ => [self.splat(*a), self.splat(*a.add(1))],
-                };
-                row[0] = self.mul_add(x[0], b[0], row[0]);
-                row[0] = self.mul_add(x[1], b[1], row[0]);
-            }
+/// Two steps of a pointwise tile of one vector, of which every other row is loaded
+/// at once: loads and shuffles share the work.
+///
+/// # Safety
+/// As for [`Lanes::rank_update`], with two steps.
+#[inline(always)]
+unsafe fn two_steps<S: Lanes, const MR: usize, const NV: usize>(
+    s: S,
+    acc: &mut [[S::V; NV]; MR],
+    a: *const f32,
+    a_row: usize,
+    b: *const f32,
+) {
+    // SAFETY: two steps of `b`, row r < MR of `a`.
+    unsafe {
+        let b = [s.load(b), s.load(b.add(S::LANES))];
+        for (r, row) in acc.iter_mut().enumerate() {
+            let a = a.add(r * a_row);
+            let x = match r % 2 {
+                0 => s.splat_two(a),
+                _ => [s.splat(*a), s.splat(*a.add(1))],
+            };
+            row[0] = s.mul_add(x[0], b[0], row[0]);
+            row[0] = s.mul_add(x[1], b[1], row[0]);
         }
     }
+}
 
-    /// One step of a pointwise tile.
-    ///
-    /// # Safety
-    /// `a` is valid for reading one f32 at each of `MR` rows `a_row` apart, `b`
-    /// for `NV` vectors.
-    #[inline(always)]
-    unsafe fn rank_one<const MR: usize, const NV: usize>(
-        self,
-        acc: &mut [[Self::V; NV]; MR],
-        a: *const f32,
-        a_row: usize,
-        b: *const f32,
-    ) {
-        // SAFETY: v < NV vectors of `b`, row r < MR of `a`.
-        unsafe {
-            let b: [Self::V; NV] = core::array::from_fn(|v| self.load(b.add(v * Self::LANES)));
-            for (r, row) in acc.iter_mut().enumerate() {
-                let x = self.splat(*a.add(r * a_row));
-                for (c, &w) in row.iter_mut().zip(&b) {
-                    *c = self.mul_add(x, w, *c);
-                }
+/// One step of a pointwise tile.
+///
+/// # Safety
+/// As for [`Lanes::rank_update`], with one step.
+#[inline(always)]
+unsafe fn rank_one<S: Lanes, const MR: usize, const NV: usize>(
+    s: S,
+    acc: &mut [[S::V; NV]; MR],
+    a: *const f32,
+    a_row: usize,
+    b: *const f32,
+) {
+    // SAFETY: v < NV vectors of `b`, row r < MR of `a`.
+    unsafe {
+        let b: [S::V; NV] = core::array::from_fn(|v| s.load(b.add(v * S::LANES)));
+        for (r, row) in acc.iter_mut().enumerate() {
+            let x = s.splat(*a.add(r * a_row));
+            for (c, &w) in row.iter_mut().zip(&b) {
+                *c = s.mul_add(x, w, *c);
             }
         }
     }

@@ -63,8 +63,8 @@ unsafe impl Lanes for Neon {
     type Narrow = Self;
     const LANES: usize = 4;
     const NAME: &'static str = "neon";
-    // A row also holds one register of K_STEP inputs for the lane multiply-adds.
     const REGISTERS: usize = 32;
+    // A row also holds one register of K_STEP inputs for the lane multiply-adds.
     const POINTWISE_ROWS: [usize; MAX_VECTORS] = [8, 8, 7, 5];
     const POINTWISE_VECTORS: usize = 4;
     const BLOCK: usize = 4;

@@ -21,7 +21,7 @@ use core::ops::{Range, RangeInclusive};
 use crate::activation::Activation;
 use crate::kernel::parts::Axis;
 use crate::layout::View;
-use crate::pack::{PackedDepthwise, PackedNorm, PackedPointwise, Panel, Tail};
+use crate::pack::{PackedDepthwise, PackedNorm, PackedPointwise, Panel};
 use crate::shape::Placed;
 use crate::simd::Lanes;
 pub(crate) use tasks::Run;
@@ -160,6 +160,8 @@ pub(crate) enum Source {
 #[derive(Clone, Copy)]
 pub(crate) struct Block<'a> {
     pub(crate) window: Placed,
+    /// Channels of the input.
+    pub(crate) c_in: usize,
     pub(crate) expand: Option<Stage<'a>>,
     /// Where the expansion is a stem: its window over the image. The other window
     /// is over what it gives.
@@ -188,9 +190,8 @@ pub(crate) struct Block<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Buffers {
     /// The expanded slab's ring, [`Tile::ring_elements`] long or, where all tasks share it,
-    /// as long for all vectors; and behind it the hidden slab, [`Tile::hidden_elements`].
-    pub(crate) ring: *mut f32,
-    pub(crate) hidden: *mut f32,
+    /// as long for all vectors; or the hidden slab, [`Tile::hidden_elements`]. No block has both.
+    pub(crate) expanded: *mut f32,
     /// The depthwise output, [`Tile::band_elements`] or, where all tasks share it, as
     /// long for all vectors.
     pub(crate) band: *mut f32,
@@ -289,7 +290,7 @@ impl Block<'_> {
     /// Where the ring has a vector of a slab.
     fn ring_at<S: Lanes>(&self, slab: &Range<usize>, vector: usize) -> *mut f32 {
         let first = if self.cut.has_whole_ring() { 0 } else { slab.start };
-        self.buffers.ring.wrapping_add((vector - first) * self.ring_plane::<S>())
+        self.buffers.expanded.wrapping_add((vector - first) * self.ring_plane::<S>())
     }
 
     /// From one vector of the ring to the next.
@@ -383,7 +384,7 @@ impl Block<'_> {
     /// The input's rows, channels last.
     fn input_rows(&self) -> Rows {
         if self.input_view.is_planar() {
-            let pixel = self.c_in();
+            let pixel = self.c_in;
             let row = self.first_window().input.width * pixel;
             let ring = self.window.reach(0, self.tile.band);
             let ring = self.stem.map_or(ring, |stem| stem.reach(0, ring));
@@ -394,18 +395,8 @@ impl Block<'_> {
         }
     }
 
-    fn c_in(&self) -> usize {
-        let taps = self.stem.map_or(1, |stem| stem.kernel[0] * stem.kernel[1]);
-        self.expand.map_or(self.depthwise.channels, |expand| expand.packed.c_in / taps)
-    }
-
     fn c_out(&self) -> usize {
         self.project.map_or(self.depthwise.channels, |project| project.packed.c_out)
-    }
-
-    /// How the channels are packed.
-    fn tail(&self) -> Tail {
-        if self.project.is_some() { Tail::Zeros } else { Tail::Overlap }
     }
 
     /// The stage that expands a slab; none where all are expanded before.

@@ -6,7 +6,6 @@ use super::{Block, Source, Stage};
 use crate::kernel::activate::Addend;
 use crate::kernel::depthwise::planar;
 use crate::kernel::pointwise::{Epilogue, Planes};
-use crate::pack::Tail;
 use crate::simd::Lanes;
 
 impl Block<'_> {
@@ -29,7 +28,6 @@ impl Block<'_> {
         let args = planar::Args {
             window: &self.window,
             packed: self.depthwise,
-            tail: Tail::Zeros,
             input: self.input,
             input_plane: x.channel,
             input_row: x.row,

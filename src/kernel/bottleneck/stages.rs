@@ -46,8 +46,8 @@ impl Stage<'_> {
 impl Block<'_> {
     /// The channels of some vectors.
     pub(super) fn lanes<S: Lanes>(&self, vectors: &Range<usize>) -> Range<usize> {
-        let range = |vector| self.tail().channels(vector, self.depthwise.channels, S::LANES);
-        range(vectors.start).start..range(vectors.end - 1).end
+        let lanes_of = |vector| self.depthwise.lanes_of::<S>(vector);
+        lanes_of(vectors.start).start..lanes_of(vectors.end - 1).end
     }
 
     /// Turns the input rows `rows` into their ring.
@@ -145,7 +145,7 @@ impl Block<'_> {
                 match &self.stem {
                     None => pointwise::panel(s, &args, panel.vectors, rows * width),
                     Some(window) => {
-                        stem::row(s, window, self.c_in(), &input, row, &args, panel.vectors);
+                        stem::row(s, window, self.c_in, &input, row, &args, panel.vectors);
                     }
                 }
             }
@@ -170,7 +170,7 @@ impl Block<'_> {
         // hold whole vectors.
         let [mut overlap, mut lanes] = [0, S::LANES];
         if vectors.end == channels.div_ceil(S::LANES) {
-            overlap = self.tail().overlap(channels, S::LANES);
+            overlap = self.depthwise.overlap::<S>();
             if overlap == 0 {
                 lanes = channels - (vectors.end - 1) * S::LANES;
             }
@@ -261,7 +261,7 @@ impl Block<'_> {
         let band = self.buffers.band.wrapping_add(self.band_row::<S>(rows.start));
         let [band_plane, plane] = [self.band_plane::<S>(), self.tile.rows * width * S::LANES];
         let channels = self.depthwise.channels;
-        let tile = self.buffers.hidden;
+        let tile = self.buffers.expanded;
         let panels = &hidden.expand.packed.panels;
         let vectors = panels.last().map_or(0, |panel| panel.first + panel.vectors);
         // SAFETY: the band is complete, the tile holds a slab of its pixels.

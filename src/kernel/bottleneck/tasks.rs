@@ -43,7 +43,7 @@ impl Kernel for Run<'_> {
         let Block { input, input_view, output, output_view, buffers, planes, .. } = self.block;
         let turned = Turned {
             stem: self.block.stem.as_ref(),
-            c_in: (input_view.is_planar() && !planes).then(|| self.block.c_in()),
+            c_in: (input_view.is_planar() && !planes).then_some(self.block.c_in),
             c_out: (output_view.is_planar() && !planes).then(|| self.block.c_out()),
         };
         let all = self.block.vectors::<S>();
@@ -62,8 +62,7 @@ impl Kernel for Run<'_> {
             .slices([&depthwise.weights[..], &depthwise.bias])
             .slices(norm.iter().flat_map(|norm| [&norm.weight[..], &norm.bias]))
             .writes(output, output_view.len)
-            .writes(buffers.ring, expand.map_or(0, |_| ring))
-            .writes(buffers.hidden, tile.hidden_elements(S::LANES))
+            .writes(buffers.expanded, expand.map_or(0, |_| ring) + tile.hidden_elements(S::LANES))
             .writes(buffers.band, project.map_or(0, |_| band))
             .writes(buffers.turned, tile.turned_elements(window, &turned))
             .writes(buffers.pooled, pooled)

@@ -17,7 +17,7 @@ use crate::buffer::LINE;
 use crate::kernel::activate::{Addend, Stored, activate};
 use crate::kernel::parts::{Parts, by_image};
 use crate::layout::{Layout, View};
-use crate::pack::{PackedDepthwise, Tail};
+use crate::pack::PackedDepthwise;
 use crate::shape::Placed;
 #[cfg(debug_assertions)]
 use crate::simd::Memory;
@@ -281,6 +281,9 @@ impl Strip {
 
 /// Rows of tiles for a window of at most `K` rows of `K` neighbouring taps with
 /// horizontal stride `ST`; `K = 0` is any window. `NARROW` is for a vector that is not whole.
+///
+/// # Safety
+/// As for [`rows`], for some of the vectors, whole but with `NARROW`.
 unsafe fn run<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
     s: S,
     args: &Args<'_>,
@@ -460,7 +463,6 @@ impl<'a> Layer<'a> {
         planar::Args {
             window: self.window,
             packed: self.packed,
-            tail: Tail::Overlap,
             input: self.input,
             input_plane: self.input_view.channel,
             input_row: self.input_view.row,
@@ -477,7 +479,7 @@ impl<'a> Layer<'a> {
         let packed = self.packed;
         let lanes = packed.channels.min(S::LANES);
         let overlap = if vectors.end == packed.channels.div_ceil(S::LANES) {
-            Tail::Overlap.overlap(packed.channels, S::LANES)
+            packed.overlap::<S>()
         } else {
             0
         };

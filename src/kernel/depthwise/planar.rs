@@ -14,7 +14,7 @@ use super::columns::{Column, Columns, Masks, edge, has_sides, inside, parts};
 use super::small;
 use crate::activation::{Finish, Finishing};
 use crate::kernel::activate::{Addend, Stored, activate};
-use crate::pack::{PackedDepthwise, Tail};
+use crate::pack::PackedDepthwise;
 use crate::shape::Placed;
 use crate::simd::Lanes;
 
@@ -23,8 +23,6 @@ use crate::simd::Lanes;
 pub(crate) struct Args<'a> {
     pub(crate) window: &'a Placed,
     pub(crate) packed: &'a PackedDepthwise,
-    /// How its channels are packed.
-    pub(crate) tail: Tail,
     /// Input: channel `c`, row `y`, column `x` is at
     /// `c * input_plane + y * input_row + x`.
     pub(crate) input: *const f32,
@@ -55,9 +53,9 @@ impl Args<'_> {
     /// A channel's first tap, which the others follow a vector apart, and its bias.
     #[inline(always)]
     pub(super) fn weights<S: Lanes>(&self, channel: usize) -> [*const f32; 2] {
-        let PackedDepthwise { channels, taps, ref weights, ref bias, .. } = *self.packed;
+        let PackedDepthwise { taps, ref weights, ref bias, .. } = *self.packed;
         let vector = channel / S::LANES;
-        let lane = channel - self.tail.channels(vector, channels, S::LANES).start;
+        let lane = channel - self.packed.lanes_of::<S>(vector).start;
         [
             weights.as_ptr().wrapping_add(vector * taps * S::LANES + lane),
             bias.as_ptr().wrapping_add(vector * S::LANES + lane),
@@ -122,6 +120,9 @@ const fn in_pairs<S: Lanes>(k: usize, stride: usize) -> bool {
 }
 
 /// A `K` x `K` window with both strides `ST`; `K = 0` is any window.
+///
+/// # Safety
+/// As for [`planes`], for some columns.
 unsafe fn run<S: Lanes, const K: usize, const ST: usize>(
     s: S,
     args: &Args<'_>,

@@ -7,7 +7,7 @@ use crate::buffer::Local;
 use crate::kernel::parts::Axis;
 use crate::kernel::transpose::transpose;
 use crate::layout::View;
-use crate::pack::{PackedDepthwise, Tail};
+use crate::pack::PackedDepthwise;
 use crate::shape::Placed;
 use crate::simd::Lanes;
 
@@ -106,7 +106,7 @@ impl Layer<'_> {
             // The first plane of each vector, and where its pixels are.
             let each = |view: View, step: usize| {
                 vectors.clone().enumerate().map(move |(i, vector)| {
-                    let channels = Tail::Overlap.channels(vector, self.packed.channels, S::LANES);
+                    let channels = self.packed.lanes_of::<S>(vector);
                     (channels.start * view.channel, i * step)
                 })
             };
@@ -173,7 +173,7 @@ impl Layer<'_> {
                 };
                 let (strip, first) = self.window.strip(columns.clone());
                 for vector in vectors.clone() {
-                    let channels = Tail::Overlap.channels(vector, self.packed.channels, S::LANES);
+                    let channels = self.packed.lanes_of::<S>(vector);
                     let start = channels.start * output.channel + output.at(0, top, left);
                     // SAFETY: the tile holds these rows and columns of a vector.
                     unsafe {

@@ -206,10 +206,11 @@ unsafe fn row_by_row<S: Lanes, const MR: usize, const NV: usize>(
     }
 }
 
-/// As [`Lanes::rank_one`], with the lower half of the last vector only.
+/// One step of [`Lanes::rank_update`], with the lower half of the last vector only, of the
+/// weights `b`.
 ///
 /// # Safety
-/// As for [`Lanes::rank_one`].
+/// `a` is valid for reading at each of `MR` rows.
 #[inline(always)]
 unsafe fn rank_one_low<S: Lanes, const MR: usize, const NV: usize>(
     s: S,
@@ -229,12 +230,12 @@ unsafe fn rank_one_low<S: Lanes, const MR: usize, const NV: usize>(
     }
 }
 
-/// As [`Lanes::rank_one`], where the last vector of `b` holds what half a vector has twice:
-/// it meets two rows at once, and `acc[r][NV - 1]` with even `r` holds row `r` below row
-/// `r + 1`. `apart`: the loads of two rows stay behind the two before.
+/// One step of [`Lanes::rank_update`] of the weights `b`, whose last vector holds what half a
+/// vector has twice: it meets two rows at once, and `acc[r][NV - 1]` with even `r` holds row `r`
+/// below row `r + 1`. `apart`: the loads of two rows stay behind the two before.
 ///
 /// # Safety
-/// As for [`Lanes::rank_one`].
+/// `a` is valid for reading at each of `MR` rows.
 #[inline(always)]
 unsafe fn rank_one_halved<S: Lanes, const MR: usize, const NV: usize>(
     s: S,
