@@ -249,7 +249,7 @@ pub unsafe extern "C" fn mbconv_plan_run(
 /// calling thread. The result is the same bit for bit.
 ///
 /// `residual`, of the output's shape, is added to the output of a 1x1 convolution after its activation;
-/// null for none. One that meets an output with gaps runs on the calling thread.
+/// null for none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mbconv_plan_run_with(
     plan: *const Plan,
