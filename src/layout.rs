@@ -142,8 +142,10 @@ impl View {
 
     /// # Errors
     ///
-    /// [`Error::Gaps`] when a run would not initialise all of `len` f32.
-    pub(crate) fn check_gapless(&self, len: usize) -> Result<()> {
+    /// Those of [`check`](Self::check); [`Error::Gaps`] when a run would not initialise all of
+    /// `len` f32.
+    pub(crate) fn check_gapless(&self, what: &'static str, len: usize) -> Result<()> {
+        self.check(what, len)?;
         if len > self.elements { Err(Error::Gaps { len, elements: self.elements }) } else { Ok(()) }
     }
 

@@ -265,7 +265,8 @@ impl BottleneckPlan {
     }
 
     /// What was chosen: [`Schedule::Unfused`], or [`Schedule::Tiled`] with the
-    /// tile of each task. A plan for one thread that is asked for it is the same.
+    /// tile of each task. A plan for one thread that is asked for it is the same, but that a gate
+    /// may [keep](Schedule::Fused) what it computed twice.
     pub fn schedule(&self) -> Schedule {
         if self.fused {
             Schedule::Tiled { rows: self.tile.rows, channels: self.tile_channels() }
@@ -434,8 +435,7 @@ impl BottleneckPlan {
         output: &'o mut [MaybeUninit<f32>],
         scratch: &mut [MaybeUninit<u8>],
     ) -> Result<&'o mut [f32]> {
-        self.output.check("output", output.len())?;
-        self.output.check_gapless(output.len())?;
+        self.output.check_gapless("output", output.len())?;
         self.run_all(executor, input, Shared::uninit(output), scratch)
     }
 

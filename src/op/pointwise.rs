@@ -242,8 +242,7 @@ impl PointwisePlan {
         residual: Option<&[f32]>,
         output: &'o mut [MaybeUninit<f32>],
     ) -> Result<&'o mut [f32]> {
-        self.output.check("output", output.len())?;
-        self.output.check_gapless(output.len())?;
+        self.output.check_gapless("output", output.len())?;
         self.run_all(executor, input, residual, Shared::uninit(output))
     }
 
