@@ -6,6 +6,7 @@ mod common;
 
 use std::mem::MaybeUninit;
 
+use common::placement::Placement;
 use common::{check, check_bits, config, isas, of_any_data};
 use mbconv::testing::{
     Bound, Data, DepthwiseLayer, First, Form, PointwiseLayer, Random, Window, blocks, convnexts,
@@ -255,25 +256,16 @@ fn taps_far_apart() {
                     &x,
                 );
                 for layout in [Layout::Nhwc, Layout::Nchw] {
-                    let options = PlanOptions::new().layout(layout);
+                    let (options, placement) =
+                        (PlanOptions::new().layout(layout), Placement { layout, slack: None });
                     let plan = Depthwise::with_isa(&layer, isa).unwrap().plan_with(shape, &options);
-                    let (plan, mut z) = (plan.unwrap(), vec![0.0; alone.len()]);
-                    plan.run(&turned(&y, c[1], layout), &mut z).unwrap();
+                    let mut z = placement.empty(shape, c[1]);
+                    plan.unwrap().run(&placement.place(shape, c[1], &y), &mut z).unwrap();
                     let context = format!("{isa} {window:?} {layout:?}");
-                    check(&context, same_numbers(&turned(&alone, c[1], layout), &z));
+                    let z = placement.collect(&context, shape, c[1], &z);
+                    check(&context, same_numbers(&alone, &z));
                 }
             }
         }
-    }
-}
-
-/// Channels-last pixels in a layout.
-fn turned(pixels: &[f32], channels: usize, layout: Layout) -> Vec<f32> {
-    let plane = pixels.len() / channels;
-    match layout {
-        Layout::Nchw => {
-            (0..pixels.len()).map(|i| pixels[i % plane * channels + i / plane]).collect()
-        }
-        _ => pixels.to_vec(),
     }
 }

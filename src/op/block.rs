@@ -312,12 +312,10 @@ impl BottleneckPlan {
         let kib = |bytes: usize| bytes.div_ceil(1 << 10);
         let channels = self.tile_channels();
         let (tile, expanded) = (kib(self.tile_bytes()), kib(self.expanded_bytes()));
-        let bytes = match self.cut.by {
-            By::Rows | By::Expanded | By::Channels(_) if expanded > 0 => {
-                format!("{tile} KiB in place of {expanded} KiB expanded")
-            }
-            // Of what is kept for a gate, too.
-            _ => format!("{tile} KiB in all"),
+        // With a gate, of what is kept for it, too.
+        let bytes = match expanded > 0 && self.op.excite.is_none() {
+            true => format!("{tile} KiB in place of {expanded} KiB expanded"),
+            false => format!("{tile} KiB in all"),
         };
         let schedule = if self.fused {
             let over = match &self.op.hidden {

@@ -215,6 +215,16 @@ impl PointwisePlan {
 
     /// As [`PointwisePlan::run_residual`], on the threads of `executor`.
     ///
+    /// ```
+    /// use mbconv::{Pointwise, PointwiseParams, Serial, Shape};
+    ///
+    /// let plan = Pointwise::new(&PointwiseParams::new(1, 1, &[2.0]))?.plan(Shape::new(1, 1, 2))?;
+    /// let mut y = [0.0; 2];
+    /// plan.run_residual_with(&Serial, &[1.0, 2.0], &[10.0, 20.0], &mut y)?;
+    /// assert_eq!(y, [12.0, 24.0]);
+    /// # Ok::<(), mbconv::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As for [`PointwisePlan::run`].
