@@ -3,9 +3,11 @@
 //! Safety of all of them is as for [`Run::new`](super::Run::new), for the rows and
 //! vectors that they are given.
 
+use core::hint::black_box;
 use core::ops::Range;
 
 use super::{Block, Hidden, Rows, Source, Stage, panels_end};
+use crate::buffer::LINE;
 use crate::kernel::activate::Addend;
 use crate::kernel::normalise::normalise;
 use crate::kernel::transpose::transpose;
@@ -63,6 +65,21 @@ impl Block<'_> {
             // SAFETY: rows of the image and of the ring.
             unsafe { transpose(s, from, to, [ring.pixel, together * width]) };
             row += together;
+        }
+    }
+
+    /// Reads the input rows `rows` once, from end to end, when the wide stages have pushed them
+    /// out of the near caches: the depthwise tiles, which go to and fro between rows, wait longer.
+    pub(super) unsafe fn fetch_input<S: Lanes>(&self, s: S, rows: Range<usize>) {
+        let (input, width) = (self.input_rows(), self.window.input.width);
+        if self.input_view.is_planar() || input.pixel != self.c_in {
+            return; // just turned, or with much between them that is not read
+        }
+        for row in rows {
+            for at in (0..width * input.pixel).step_by(LINE) {
+                // SAFETY: a number of the row, whose pixels have no gaps.
+                black_box(unsafe { s.read(input.at(row).add(at)) });
+            }
         }
     }
 

@@ -265,7 +265,12 @@ impl Block<'_> {
                             self.depthwise_band(s, &slab, slab.clone(), rows.clone());
                         }
                     }
-                    None => self.depthwise_band(s, &slab, slab.clone(), rows.clone()),
+                    None => {
+                        if self.hidden.is_some() {
+                            self.fetch_input(s, new);
+                        }
+                        self.depthwise_band(s, &slab, slab.clone(), rows.clone());
+                    }
                 }
                 self.scale(s, &slab, rows.clone());
                 if self.output_view.is_planar() {
