@@ -8,7 +8,7 @@
 mod plain;
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::utils::barrier_pool;
 use candle_core::{Module, Result, Tensor};
@@ -28,6 +28,7 @@ const BLOCKS: [[usize; 4]; 7] = [
 ];
 const TOLERANCE: f32 = 1e-4;
 const ROUNDS: usize = 5;
+const SLICE: Duration = Duration::from_millis(200);
 
 /// Input, expanded and output channels and stride of `features.1` and on.
 fn blocks() -> impl Iterator<Item = ([usize; 3], usize)> {
@@ -97,13 +98,14 @@ fn with_mbconv(vb: &VarBuilder<'_>, classifier: &Linear) -> Result<Sequential> {
     Ok(end(features.add(PointwiseConv2d::new(&head(vb)?.conv())?), classifier))
 }
 
-/// Milliseconds of a call, the mean of `calls`.
-fn time(network: &Sequential, image: &Tensor, calls: usize) -> Result<f64> {
-    let start = Instant::now();
-    for _ in 0..calls {
+/// Milliseconds of a call, the mean of so many as fill [`SLICE`].
+fn time(network: &Sequential, image: &Tensor) -> Result<f64> {
+    let (start, mut calls) = (Instant::now(), 0);
+    while calls == 0 || start.elapsed() < SLICE {
         network.forward(image)?;
+        calls += 1;
     }
-    Ok(start.elapsed().as_secs_f64() * 1e3 / calls as f64)
+    Ok(start.elapsed().as_secs_f64() * 1e3 / f64::from(calls))
 }
 
 fn median(mut times: Vec<f64>) -> f64 {
@@ -120,8 +122,8 @@ fn run() -> Result<bool> {
     let deviation = deviation(&candle.forward(&image)?, &mbconv.forward(&image)?)?;
     let mut times = [Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {
-        times[0].push(time(&candle, &image, 1)?);
-        times[1].push(time(&mbconv, &image, 20)?);
+        times[0].push(time(&candle, &image)?);
+        times[1].push(time(&mbconv, &image)?);
     }
     let [candle, mbconv] = times.map(median);
     println!("MobileNetV2-224, batch 1, {} thread(s)", barrier_pool().n_workers() + 1);
