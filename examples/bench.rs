@@ -44,7 +44,9 @@ usage: bench [LIST|FILE|BLOCK]... [OPTION]...
                st  the same with a 3x3 of stride 2 in its place; C_in = 3
                dw  depthwise alone, no activation
                pw  1x1 alone, no activation
-         kernel 1 of ir, ds and st is 3x3; other kinds are skipped; # begins a comment
+               cnx ConvNeXt's block; C_in = C_exp = C_out, stride 1
+         kernel 1 of ir, ds and st is 3x3, of cnx 7x7; other kinds are skipped; # begins
+         a comment
   BLOCK  a name out of --list, or such a line in quotes
 
   --isa ISA|all         avx512, avx2, neon or portable; may be repeated
@@ -67,7 +69,7 @@ The variants of a workload take turns with each other and with the FMA peak, and
 each round has input and output start elsewhere in a page. Times are of one call,
 medians over the rounds; the spread is from the 10th to the 90th percentile. GB/s
 counts input, output and weights once each, and for an unfused block what the
-stages leave to each other written and read. Squeeze-and-excitation is left out.";
+stages leave to each other written and read.";
 
 const ROUNDS: usize = 21;
 

@@ -52,7 +52,7 @@ fn panels<S: Lanes>(c_out: usize, tail: Tail) -> Vec<Panel> {
 }
 
 /// A 1x1 convolution's weights: panel after panel, in a panel `[c_in][vectors][lane]`.
-/// Lanes without a channel have weight and bias zero.
+/// Lanes without a channel have weight and bias zero, or in a halved panel what the lower half has.
 pub(crate) struct PackedPointwise {
     pub(crate) c_in: usize,
     pub(crate) c_out: usize,

@@ -6,7 +6,7 @@ use crate::isa::Isa;
 use crate::kernel::peak::MultiplyAdds;
 
 /// Measures the peak of `isa` on this thread, in GFLOP/s: the best of a few
-/// short runs of a loop of independent multiply-adds, some 20 ms in all.
+/// short runs of a loop of independent multiply-adds, a few milliseconds in all.
 ///
 /// ```
 /// let isa = mbconv::Isa::detect()?;

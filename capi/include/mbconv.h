@@ -418,8 +418,9 @@ mbconv_status mbconv_plan_run(const mbconv_plan *plan,
                               void *scratch,
                               size_t scratch_bytes);
 
-// As `mbconv_plan_run`, on the threads of `parallel`, which is called once or twice; null is the
-// calling thread. The result is the same bit for bit.
+// As `mbconv_plan_run`, on the threads of `parallel`; null is the calling thread. It is called once,
+// or for each image of the batch twice, with squeeze-and-excite four times. The result is the same
+// bit for bit.
 //
 // `residual`, of the output's shape, is added to the output of a 1x1 convolution after its activation;
 // null for none.

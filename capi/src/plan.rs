@@ -245,8 +245,9 @@ pub unsafe extern "C" fn mbconv_plan_run(
     }
 }
 
-/// As `mbconv_plan_run`, on the threads of `parallel`, which is called once or twice; null is the
-/// calling thread. The result is the same bit for bit.
+/// As `mbconv_plan_run`, on the threads of `parallel`; null is the calling thread. It is called once,
+/// or for each image of the batch twice, with squeeze-and-excite four times. The result is the same
+/// bit for bit.
 ///
 /// `residual`, of the output's shape, is added to the output of a 1x1 convolution after its activation;
 /// null for none.

@@ -23,9 +23,9 @@ use crate::split;
 
 /// A depthwise convolution with its weights packed for one instruction set.
 ///
-/// Kernels 3x3, 5x5 and 7x7 with stride 1 or 2 on both axes and no dilation have
-/// instances of their own; every other window runs vectorised too, with its
-/// taps in a loop, and so does a [channel
+/// Windows 3, 5 or 7 wide and no taller run on instances of their own where the horizontal
+/// stride is 1, or 2 without horizontal dilation; so do most columns of as many taps. All others
+/// run vectorised too, with their taps in a loop, and so does a [channel
 /// multiplier](DepthwiseParams::multiplier).
 ///
 /// ```
