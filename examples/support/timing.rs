@@ -34,7 +34,7 @@ pub(crate) fn samples(
     let mut once = |run: &mut dyn FnMut(usize), round: usize, calls: usize| {
         before();
         if slice > 0.0 {
-            run(round); // the first after another variant took up to 3 % longer
+            run(round); // the first after another variant took 1 to 4 % longer
         }
         let start = Instant::now();
         for _ in 0..calls {

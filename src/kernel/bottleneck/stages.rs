@@ -68,16 +68,18 @@ impl Block<'_> {
         }
     }
 
-    /// Reads the input rows `rows` once, from end to end, when the wide stages have pushed them
+    /// Reads the input rows `rows` once, from end to end, where wide stages may have pushed them
     /// out of the near caches: the depthwise tiles, which go to and fro between rows, wait longer.
     pub(super) unsafe fn fetch_input<S: Lanes>(&self, s: S, rows: Range<usize>) {
         let (input, width) = (self.input_rows(), self.window.input.width);
-        if self.input_view.is_planar() || input.pixel != self.c_in {
-            return; // just turned, or with much between them that is not read
+        // Planes were just turned; pixels with gaps have much between them that is not read.
+        if self.hidden.is_none() || self.input_view.is_planar() || input.pixel != self.c_in {
+            return;
         }
         for row in rows {
             for at in (0..width * input.pixel).step_by(LINE) {
-                // SAFETY: a number of the row, whose pixels have no gaps.
+                // SAFETY: the row is below the image's height, and has so many numbers, since
+                // its pixels have no gaps.
                 black_box(unsafe { s.read(input.at(row).add(at)) });
             }
         }

@@ -266,9 +266,7 @@ impl Block<'_> {
                         }
                     }
                     None => {
-                        if self.hidden.is_some() {
-                            self.fetch_input(s, new);
-                        }
+                        self.fetch_input(s, new);
                         self.depthwise_band(s, &slab, slab.clone(), rows.clone());
                     }
                 }
