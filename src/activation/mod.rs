@@ -244,14 +244,13 @@ impl Finish {
         }
     }
 
-    /// Hands each row of a tile's sums to `f`, finished in registers, and when the next one is
-    /// too: a store should not wait.
+    /// Hands each vector of a tile's sums to `f`, finished in registers.
     #[inline(always)]
     pub(crate) fn each<S: Lanes, const C: usize, const R: usize>(
         self,
         s: S,
         sums: &[[S::V; C]; R],
-        f: impl FnMut(usize, [S::V; C]),
+        f: impl FnMut(usize, usize, S::V),
     ) {
         self.in_registers(s, Each { sums, f });
     }
@@ -276,30 +275,22 @@ struct Each<'a, V, F, const C: usize, const R: usize> {
 
 impl<S: Lanes, F, const C: usize, const R: usize> Finishing<S> for Each<'_, S::V, F, C, R>
 where
-    F: FnMut(usize, [S::V; C]),
+    F: FnMut(usize, usize, S::V),
 {
     #[inline(always)]
     fn run(self, finish: impl Fn(S::V) -> S::V) {
         let Self { sums, mut f } = self;
         // Spelled out, since a loop of this size does not always unroll, and the array
         // would stay in memory.
-        macro_rules! each {
-            ($($r:literal)*) => {
-                let mut row = sums[0];
-                for sum in &mut row {
-                    *sum = finish(*sum);
-                }
-                $(if const { $r < R } {
-                    let mut next = sums[$r];
-                    for sum in &mut next {
-                        *sum = finish(*sum);
+        macro_rules! rows {
+            ($($r:literal)*) => {$(
+                if const { $r < R } {
+                    for c in 0..C {
+                        f($r, c, finish(sums[$r][c]));
                     }
-                    f($r - 1, row);
-                    row = next;
-                })*
-                f(R - 1, row);
-            };
+                }
+            )*};
         }
-        each!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+        rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
     }
 }

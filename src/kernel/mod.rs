@@ -4,6 +4,10 @@
 //! must be valid for, once, before the first tile.
 
 #![allow(unsafe_code, reason = "the kernels walk raw pointers that the operations have checked")]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators over arrays of sums are a multiple of the code to compile, and do not always unroll"
+)]
 
 pub(crate) mod activate;
 pub(crate) mod bottleneck;

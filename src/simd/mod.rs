@@ -401,6 +401,21 @@ pub(crate) unsafe trait Lanes: Copy {
     }
 }
 
+/// `N` vectors, one behind the other.
+///
+/// # Safety
+/// `p` is valid for reading `N * LANES` f32.
+#[allow(clippy::needless_range_loop, reason = "less to compile than an iterator")]
+#[inline(always)]
+pub(crate) unsafe fn load_all<S: Lanes, const N: usize>(s: S, p: *const f32) -> [S::V; N] {
+    let mut all = [s.splat(0.0); N];
+    for v in 0..N {
+        // SAFETY: one of N.
+        all[v] = unsafe { s.load(p.add(v * S::LANES)) };
+    }
+    all
+}
+
 /// Two steps of a pointwise tile of one vector, of which every other row is loaded
 /// at once: loads and shuffles share the work.
 ///

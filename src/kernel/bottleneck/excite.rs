@@ -215,11 +215,7 @@ unsafe fn sums<S: Lanes, const NV: usize>(
             s,
             &total,
             #[inline(always)]
-            |_, row| {
-                for (v, sum) in row.into_iter().enumerate() {
-                    s.store(to.add(v * S::LANES), sum);
-                }
-            },
+            |_, v, sum| s.store(to.add(v * S::LANES), sum),
         );
         let stored = || Stored {
             output: to,

@@ -269,15 +269,13 @@ unsafe fn tile<
         s,
         &acc,
         #[inline(always)]
-        |r, row| {
-            for (c, y) in row.into_iter().enumerate() {
-                // SAFETY: this row and column of the tile are among the output's.
-                unsafe {
-                    if NARROW && args.output_lanes < S::LANES {
-                        s.store_first(output(r, c), y, args.output_lanes);
-                    } else {
-                        s.store(output(r, c), y);
-                    }
+        |r, c, y| {
+            // SAFETY: this row and column of the tile are among the output's.
+            unsafe {
+                if NARROW && args.output_lanes < S::LANES {
+                    s.store_first(output(r, c), y, args.output_lanes);
+                } else {
+                    s.store(output(r, c), y);
                 }
             }
         },

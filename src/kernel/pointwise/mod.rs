@@ -33,10 +33,8 @@ mod tail {
 /// Where a run of tiles starts its sums.
 #[derive(Clone, Copy)]
 pub(crate) enum Start {
-    /// From the bias, `NV` whole vectors.
+    /// From the bias: `NV` whole vectors, or one of each row, where rows are output channels.
     Bias(*const f32),
-    /// From the bias of each row, where rows are output channels.
-    Rows(*const f32),
     /// From what the output holds: the sum over the channels before. Storing a
     /// partial sum and taking it up again changes no bit of it.
     Partial,
@@ -200,8 +198,8 @@ impl Cursor {
     fn new(args: &Args, ahead: Ahead) -> Self {
         let residual = args.epilogue.residual.start;
         let bias = match args.start {
-            Start::Rows(bias) => bias,
-            _ => core::ptr::null(),
+            Start::Bias(bias) => bias,
+            Start::Partial => core::ptr::null(),
         };
         Self { a: args.a, b: args.b, c: args.c, residual, bias, ahead }.asked(args, 0)
     }
@@ -338,7 +336,7 @@ impl Planes<'_> {
         vectors: Range<usize>,
         pixels: usize,
     ) -> usize {
-        let PackedPointwise { c_out, ref bias, .. } = *self.packed;
+        let c_out = self.packed.c_out;
         let [first, size] = [panel.first, panel.vectors].map(|n| n * S::LANES);
         let of_pixels = Args::of_panel::<S>(self.packed, panel, self.channels.clone());
         let mut args = Args {
@@ -348,10 +346,6 @@ impl Planes<'_> {
             b_row: self.input_plane,
             ahead: Ahead::NONE,
             c_row: self.output_plane,
-            start: match of_pixels.start {
-                Start::Partial => Start::Partial,
-                _ => Start::Rows(bias.as_ptr().wrapping_add(first)),
-            },
             ..of_pixels
         };
         // For one or two parts it gains nothing.
@@ -510,33 +504,33 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8, const
     // the array stays in memory.
     let mut acc = [[s.splat(0.0); NV]; MR];
     match args.start {
+        Start::Bias(_) if SWAPPED => {
+            for r in 0..MR {
+                // SAFETY: there is a bias for each row.
+                let bias = unsafe { s.splat(s.read(at.bias.add(r))) };
+                for v in 0..NV {
+                    acc[r][v] = bias;
+                }
+            }
+        }
         Start::Bias(bias) => {
             for v in 0..NV {
                 // SAFETY: NV whole vectors of packed bias.
                 let bias = unsafe { s.load(bias.add(v * S::LANES)) };
-                for row in &mut acc {
-                    row[v] = bias;
-                }
-            }
-        }
-        Start::Rows(_) => {
-            for (r, row) in acc.iter_mut().enumerate() {
-                // SAFETY: there is a bias for each row.
-                let bias = unsafe { s.splat(s.read(at.bias.add(r))) };
-                for x in row {
-                    *x = bias;
+                for r in 0..MR {
+                    acc[r][v] = bias;
                 }
             }
         }
         Start::Partial => {
-            for (r, row) in acc.iter_mut().enumerate() {
-                for (v, x) in row.iter_mut().enumerate() {
-                    *x = load(v, c(r, v).cast_const());
+            for r in 0..MR {
+                for v in 0..NV {
+                    acc[r][v] = load(v, c(r, v).cast_const());
                 }
             }
         }
     }
-    if TAIL == tail::HALVED && !matches!(args.start, Start::Bias(_)) {
+    if TAIL == tail::HALVED && (SWAPPED || matches!(args.start, Start::Partial)) {
         for r in 1..MR {
             if r % 2 == 1 {
                 let upper = s.swap_halves(acc[r][NV - 1]);
@@ -562,40 +556,30 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8, const
         }
     }
     let Epilogue { finish, residual } = args.epilogue;
-    let store = |r: usize, v: usize, x: S::V| {
-        // SAFETY: vector v of pixel r, cut to the lanes that exist.
-        unsafe {
-            let cut = TAIL != tail::WHOLE && v == NV - 1;
-            if cut && tail::is_half(TAIL) && args.last_lanes == S::LANES / 2 {
-                s.store_low(c(r, v), x);
-            } else if cut {
-                s.store_first(c(r, v), x, args.last_lanes);
-            } else {
-                s.store(c(r, v), x);
+    if matches!(finish, Finish::Keep) && !at.residual.is_null() {
+        for r in 0..MR {
+            for v in 0..NV {
+                let p = at.residual.wrapping_add(r * residual.row + v * residual.vector);
+                acc[r][v] = s.add(acc[r][v], load(v, p));
             }
         }
-    };
-    match finish {
-        Finish::Keep if !at.residual.is_null() => finish.each(
-            s,
-            &acc,
-            #[inline(always)]
-            |r, row| {
-                for (v, x) in row.into_iter().enumerate() {
-                    let p = at.residual.wrapping_add(r * residual.row + v * residual.vector);
-                    store(r, v, s.add(x, load(v, p)));
-                }
-            },
-        ),
-        _ => finish.each(
-            s,
-            &acc,
-            #[inline(always)]
-            |r, row| {
-                for (v, x) in row.into_iter().enumerate() {
-                    store(r, v, x);
-                }
-            },
-        ),
     }
+    finish.each(
+        s,
+        &acc,
+        #[inline(always)]
+        |r, v, x| {
+            let cut = TAIL != tail::WHOLE && v == NV - 1;
+            // SAFETY: vector v of pixel r, cut to the lanes that exist.
+            unsafe {
+                if cut && tail::is_half(TAIL) && args.last_lanes == S::LANES / 2 {
+                    s.store_low(c(r, v), x);
+                } else if cut {
+                    s.store_first(c(r, v), x, args.last_lanes);
+                } else {
+                    s.store(c(r, v), x);
+                }
+            }
+        },
+    );
 }

@@ -4,7 +4,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::{Args, last_steps, lines_at_a_time, tail};
 use crate::buffer::LINE;
-use crate::simd::{K_STEP, Lanes};
+use crate::simd::{K_STEP, Lanes, load_all};
 
 /// Pixels by vectors of output channels, run by run.
 ///
@@ -29,7 +29,7 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
                 if S::STEPS_APART {
                     compiler_fence(Ordering::SeqCst);
                 }
-                let b: [S::V; NV] = core::array::from_fn(|v| s.load($b.add(v * S::LANES)));
+                let b = load_all::<S, NV>(s, $b);
                 if TAIL == tail::LOW {
                     rank_one_low(s, acc, $a, args.a_row, &b);
                 } else {
@@ -128,19 +128,19 @@ pub(super) unsafe fn of_planes<S: Lanes, const MR: usize, const NV: usize, const
                     }
                 }
                 let mut x = [s.splat(0.0); NV];
-                for (v, x) in x.iter_mut().enumerate() {
+                for v in 0..NV {
                     let p = b.wrapping_add(v * S::LANES);
                     let cut = TAIL != tail::WHOLE && v == NV - 1;
-                    *x = if cut { s.load_masked(p, exist) } else { s.load(p) };
+                    x[v] = if cut { s.load_masked(p, exist) } else { s.load(p) };
                 }
                 if TAIL == tail::HALVED {
                     x[NV - 1] = s.join(x[NV - 1], s.swap_halves(x[NV - 1]), args.pixel_lanes);
                     rank_one_halved(s, acc, args.pixel_lanes, false, a, 1, &x);
                 } else {
-                    for (r, row) in acc.iter_mut().enumerate() {
+                    for r in 0..MR {
                         let w = s.splat(s.read(a.wrapping_add(r)));
-                        for (sum, &x) in row.iter_mut().zip(&x) {
-                            *sum = s.mul_add(x, w, *sum);
+                        for v in 0..NV {
+                            acc[r][v] = s.mul_add(x[v], w, acc[r][v]);
                         }
                     }
                 }
@@ -171,10 +171,6 @@ pub(super) unsafe fn of_planes<S: Lanes, const MR: usize, const NV: usize, const
 ///
 /// # Safety
 /// `a` is valid for reading for `MR` rows and `steps` steps.
-#[allow(
-    clippy::needless_range_loop,
-    reason = "iterators do not unroll: the arrays would stay in memory"
-)]
 #[inline(always)]
 unsafe fn row_by_row<S: Lanes, const MR: usize, const NV: usize>(
     s: S,
@@ -219,14 +215,14 @@ unsafe fn rank_one_low<S: Lanes, const MR: usize, const NV: usize>(
     a_row: usize,
     b: &[S::V; NV],
 ) {
-    for (r, row) in acc.iter_mut().enumerate() {
+    for r in 0..MR {
         // SAFETY: row r < MR of `a`.
         let x = unsafe { s.read(a.add(r * a_row)) };
         let x = if NV > 1 { s.splat_whole(x) } else { s.splat(x) };
         for v in 0..NV - 1 {
-            row[v] = s.mul_add(x, b[v], row[v]);
+            acc[r][v] = s.mul_add(x, b[v], acc[r][v]);
         }
-        row[NV - 1] = s.mul_add_low(x, b[NV - 1], row[NV - 1]);
+        acc[r][NV - 1] = s.mul_add_low(x, b[NV - 1], acc[r][NV - 1]);
     }
 }
 
