@@ -280,17 +280,30 @@ where
     #[inline(always)]
     fn run(self, finish: impl Fn(S::V) -> S::V) {
         let Self { sums, mut f } = self;
-        // Spelled out, since a loop of this size does not always unroll, and the array
-        // would stay in memory.
-        macro_rules! rows {
-            ($($r:literal)*) => {$(
-                if const { $r < R } {
-                    for c in 0..C {
-                        f($r, c, finish(sums[$r][c]));
-                    }
-                }
-            )*};
-        }
-        rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+        each(
+            sums,
+            #[inline(always)]
+            |r, c, sum| f(r, c, finish(sum)),
+        );
     }
+}
+
+/// Hands each vector of a tile's sums to `f`.
+#[inline(always)]
+pub(crate) fn each<V: Copy, const C: usize, const R: usize>(
+    sums: &[[V; C]; R],
+    mut f: impl FnMut(usize, usize, V),
+) {
+    // Spelled out, since a loop of this size does not always unroll, and the array
+    // would stay in memory.
+    macro_rules! rows {
+        ($($r:literal)*) => {$(
+            if const { $r < R } {
+                for c in 0..C {
+                    f($r, c, sums[$r][c]);
+                }
+            }
+        )*};
+    }
+    rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
 }

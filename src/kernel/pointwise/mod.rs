@@ -6,7 +6,7 @@ mod steps;
 
 use core::ops::Range;
 
-use crate::activation::{Activation, Finish};
+use crate::activation::{Activation, Finish, each};
 use crate::buffer::LINE;
 use crate::kernel::activate::{Addend, Stored, activate};
 use crate::pack::{PackedPointwise, Panel, Tail};
@@ -556,30 +556,29 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8, const
         }
     }
     let Epilogue { finish, residual } = args.epilogue;
-    if matches!(finish, Finish::Keep) && !at.residual.is_null() {
-        for r in 0..MR {
-            for v in 0..NV {
-                let p = at.residual.wrapping_add(r * residual.row + v * residual.vector);
-                acc[r][v] = s.add(acc[r][v], load(v, p));
+    let store = |r: usize, v: usize, x: S::V| {
+        let cut = TAIL != tail::WHOLE && v == NV - 1;
+        // SAFETY: vector v of pixel r, cut to the lanes that exist.
+        unsafe {
+            if cut && tail::is_half(TAIL) && args.last_lanes == S::LANES / 2 {
+                s.store_low(c(r, v), x);
+            } else if cut {
+                s.store_first(c(r, v), x, args.last_lanes);
+            } else {
+                s.store(c(r, v), x);
             }
         }
+    };
+    if matches!(finish, Finish::Keep) && !at.residual.is_null() {
+        each(
+            &acc,
+            #[inline(always)]
+            |r, v, x| {
+                let p = at.residual.wrapping_add(r * residual.row + v * residual.vector);
+                store(r, v, s.add(x, load(v, p)));
+            },
+        );
+    } else {
+        finish.each(s, &acc, store);
     }
-    finish.each(
-        s,
-        &acc,
-        #[inline(always)]
-        |r, v, x| {
-            let cut = TAIL != tail::WHOLE && v == NV - 1;
-            // SAFETY: vector v of pixel r, cut to the lanes that exist.
-            unsafe {
-                if cut && tail::is_half(TAIL) && args.last_lanes == S::LANES / 2 {
-                    s.store_low(c(r, v), x);
-                } else if cut {
-                    s.store_first(c(r, v), x, args.last_lanes);
-                } else {
-                    s.store(c(r, v), x);
-                }
-            }
-        },
-    );
 }
