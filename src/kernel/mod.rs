@@ -6,7 +6,7 @@
 #![allow(unsafe_code, reason = "the kernels walk raw pointers that the operations have checked")]
 #![allow(
     clippy::needless_range_loop,
-    reason = "iterators over arrays of sums are a multiple of the code to compile, and do not always unroll"
+    reason = "iterators over arrays of sums are more code to compile, and do not always unroll"
 )]
 
 pub(crate) mod activate;

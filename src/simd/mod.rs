@@ -459,6 +459,7 @@ unsafe fn rank_one<S: Lanes, const MR: usize, const NV: usize>(
     // SAFETY: v < NV vectors of `b`, row r < MR of `a`.
     unsafe {
         let b: [S::V; NV] = core::array::from_fn(|v| s.load(b.add(v * S::LANES)));
+        // By index LLVM moves AVX2's loads to the front, and spills.
         for (r, row) in acc.iter_mut().enumerate() {
             let x = s.splat(*a.add(r * a_row));
             for (c, &w) in row.iter_mut().zip(&b) {
