@@ -181,7 +181,7 @@ impl Work<'_> {
         let options = options.schedule(Schedule::Fused).caches(caches);
         let tile = self
             .part(cut, |part| Problem { expand: false, panel: 1, ..*part }.decide(&options).tile);
-        Tile { ring, interleaved: false, ..tile }
+        Tile { ring, ..tile }
     }
 
     /// The tile of a task that is cut by channels: all rows, a panel at a time.
@@ -193,7 +193,6 @@ impl Work<'_> {
             columns: output.width,
             vectors: self.problem.panel.min(self.vectors()),
             ring: input.height,
-            interleaved: true,
             hidden: 0,
         }
     }

@@ -12,6 +12,9 @@
 //!     grep -v ,auto, | cut -d, -f1-3,6
 //! } > tests/data/tiles_CORE.csv
 //! ```
+//!
+//! In what is recorded, the depthwise convolution of a fused tile followed each expanded
+//! panel rather than the slab: up to 1 % slower (on another core, Zen 4).
 
 mod common;
 #[path = "../examples/support/workloads.rs"]

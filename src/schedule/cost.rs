@@ -214,8 +214,6 @@ impl Problem<'_> {
         let band = wide_out / slabs / rows as f64 * tile.rows as f64;
         let turn = held + weights + (thin_in + thin_out) / bands;
         let pass = held + weights + thin_in + thin_out;
-        // A fused panel's part of the slab is used up before the next panel.
-        let share = held * panel / vectors;
 
         let mut data = 0.0;
         let mut stream = |bytes: f64, distance| data += bytes * caches.cycles_per_byte(distance);
@@ -226,15 +224,15 @@ impl Problem<'_> {
         }
         if self.expand {
             // The input again for each slab, and within it for each panel.
-            let near = thin_in / bands + if tile.interleaved { share } else { 0.0 };
             stream((slabs - 1.0) * thin_in, pass);
-            stream((all / panel - slabs) * thin_in, near + expand_weights * panel / vectors);
+            let near = thin_in / bands + expand_weights * panel / vectors;
+            stream((all / panel - slabs) * thin_in, near);
             // The expanded tensor, written and read.
-            stream(2.0 * wide_in, if tile.interleaved { near } else { held });
+            stream(2.0 * wide_in, held);
         }
         if self.project {
             // The depthwise output, written and read, then again for each panel.
-            stream(2.0 * wide_out, if tile.interleaved { turn } else { held });
+            stream(2.0 * wide_out, if self.expand { held } else { turn });
             stream((out_panels - 1.0) * wide_out, band + project_weights / out_panels);
         }
         Cost { arithmetic, data }

@@ -253,7 +253,6 @@ impl Problem<'_> {
             band: self.window.output.height,
             columns: self.window.output.width,
             ring: self.window.input.height,
-            interleaved: false,
             vectors: 0,
             hidden: 0,
         };
@@ -265,7 +264,7 @@ impl Problem<'_> {
         let rows = rows.min(self.window.output.height);
         let vectors = vectors.max(self.panel).min(self.slab_vectors());
         let ring = self.window.reach(0, rows);
-        let tile = Tile { rows, band: rows, ring, interleaved: true, ..self.unfused() };
+        let tile = Tile { rows, band: rows, ring, ..self.unfused() };
         self.with_slab(tile, vectors)
     }
 

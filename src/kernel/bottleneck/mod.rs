@@ -39,9 +39,6 @@ pub(crate) struct Tile {
     pub(crate) vectors: usize,
     /// Rows of the ring that holds the expanded slab.
     pub(crate) ring: usize,
-    /// Whether the depthwise convolution follows each expanded panel at once
-    /// (fused) or waits for the whole slab (unfused).
-    pub(crate) interleaved: bool,
     /// Vectors of hidden channels in a slab; 0 in a block without them. The slab of
     /// depthwise channels is then all of them.
     pub(crate) hidden: usize,

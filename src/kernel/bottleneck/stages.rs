@@ -172,26 +172,24 @@ impl Block<'_> {
         }
     }
 
-    /// Convolves the channel vectors `vectors` of the slab into the band, or into
-    /// the output where no projection follows.
+    /// Convolves the slab into the band, or into the output where no projection follows.
     pub(super) unsafe fn depthwise_band<S: Lanes>(
         &self,
         s: S,
         slab: &Range<usize>,
-        vectors: Range<usize>,
         rows: Range<usize>,
     ) {
         let window = &self.window;
         let channels = self.depthwise.channels;
         let width = window.input.width;
-        let first = vectors.start;
+        let first = slab.start;
         // The last vector of an image's pixel overlaps or is narrow; ring and band
         // hold whole vectors.
         let [mut overlap, mut lanes] = [0, S::LANES];
-        if vectors.end == channels.div_ceil(S::LANES) {
+        if slab.end == channels.div_ceil(S::LANES) {
             overlap = self.depthwise.overlap::<S>();
             if overlap == 0 {
-                lanes = channels - (vectors.end - 1) * S::LANES;
+                lanes = channels - (slab.end - 1) * S::LANES;
             }
         }
         // SAFETY: the slab's vectors, in ring and band or in the image.
@@ -213,7 +211,7 @@ impl Block<'_> {
                     .as_ptr()
                     .add(first * self.depthwise.taps * S::LANES),
                 bias: self.depthwise.bias.as_ptr().add(first * S::LANES),
-                vectors: vectors.len(),
+                vectors: slab.len(),
                 block: 2,
                 input_overlap: 0,
                 output_overlap: 0,
@@ -233,7 +231,7 @@ impl Block<'_> {
                     input_lanes: lanes,
                     index: depthwise::index(lanes, 1, 0),
                     ring: input.ring,
-                    block: vectors.len(),
+                    block: slab.len(),
                     ..args
                 };
             }

@@ -162,7 +162,7 @@ impl Block<'_> {
                     if let Some((expand, panel)) = panel {
                         self.expand_panel(s, expand, &slab, panel, new);
                     }
-                    self.depthwise_band(s, &slab, slab.clone(), rows.clone());
+                    self.depthwise_band(s, &slab, rows.clone());
                     self.pool(s, &slab, rows);
                 }
             };
@@ -253,23 +253,13 @@ impl Block<'_> {
                 match self.expansion() {
                     Some(expand) => {
                         let panels = expand.packed.panels.iter();
-                        let panels = panels.filter(|p| slab.contains(&p.first));
-                        for panel in panels.clone() {
+                        for panel in panels.filter(|panel| slab.contains(&panel.first)) {
                             self.expand_panel(s, expand, &slab, panel, new.clone());
-                            if self.tile.interleaved {
-                                let vectors = panel.first..panel.first + panel.vectors;
-                                self.depthwise_band(s, &slab, vectors, rows.clone());
-                            }
-                        }
-                        if !self.tile.interleaved {
-                            self.depthwise_band(s, &slab, slab.clone(), rows.clone());
                         }
                     }
-                    None => {
-                        self.fetch_input(s, new);
-                        self.depthwise_band(s, &slab, slab.clone(), rows.clone());
-                    }
+                    None => self.fetch_input(s, new),
                 }
+                self.depthwise_band(s, &slab, rows.clone());
                 self.scale(s, &slab, rows.clone());
                 if self.output_view.is_planar() {
                     let channels = match self.project {
