@@ -16,6 +16,12 @@ use crate::layout::View;
 use crate::pack::Panel;
 use crate::simd::Lanes;
 
+/// Columns, of all vectors together, that depthwise tiles of a ring go along before the next
+/// rows: with fewer, to set up rows counts, and with more, rows leave the first level.
+const COLUMNS: usize = 112;
+/// Vectors that they take together at least.
+const TOGETHER: usize = 4;
+
 /// Where a run of pixels is in the band, or among the hidden channels, in the output,
 /// whose pixels are so far apart, and in what is added to it.
 pub(super) struct At {
@@ -212,7 +218,7 @@ impl Block<'_> {
                     .add(first * self.depthwise.taps * S::LANES),
                 bias: self.depthwise.bias.as_ptr().add(first * S::LANES),
                 vectors: slab.len(),
-                block: 2,
+                block: (COLUMNS / window.output.width.max(1)).max(TOGETHER),
                 input_overlap: 0,
                 output_overlap: 0,
                 input_lanes: S::LANES,
