@@ -98,7 +98,7 @@ impl Work<'_> {
             let kept = tile.columns < output.width
                 || options.schedule != Schedule::Fused && self.problem.keeps(&options.caches);
             let (tile, why) = match kept {
-                true => (self.pooled_tile(options), "is kept for the gate"),
+                true => (self.pooled_tile(tasks, options), "is kept for the gate"),
                 false => (tile, "is computed again after the gate"),
             };
             let kib = self.problem.depthwise_bytes() >> 10;
@@ -116,7 +116,7 @@ impl Work<'_> {
             .filter(|cut| cut.tasks > 1)
             .map(|cut| match cut.by {
                 By::Expanded => (cut, self.expanded_tile(&cut, options)),
-                _ => (cut, self.tile()),
+                _ => (cut, self.channels_tile(cut.tasks, options)),
             })
             .filter(|(cut, tile)| self.allows(cut, tile, options))
             .map(|(cut, tile)| (self.cost(&cut), cut, tile))
@@ -184,7 +184,7 @@ impl Work<'_> {
         Tile { ring, ..tile }
     }
 
-    /// The tile of a task that is cut by channels: all rows, a panel at a time.
+    /// All rows, a panel at a time.
     fn tile(&self) -> Tile {
         let Placed { input, output, .. } = *self.problem.window;
         Tile {
@@ -197,12 +197,27 @@ impl Work<'_> {
         }
     }
 
-    /// The tile of a task whose whole depthwise output is kept: a panel at a time, by as
-    /// many rows as leave the ring in a quarter of L2.
-    fn pooled_tile(&self, options: &PlanOptions) -> Tile {
-        let whole = self.tile();
-        let vectors = if self.problem.expand { whole.vectors } else { self.vectors() };
-        let whole = Tile { vectors, ..whole };
+    /// The tile of a task that is cut by channels: all rows, by as many panels of its share
+    /// as leave the ring in an eighth of L2, or one.
+    fn channels_tile(&self, tasks: usize, options: &PlanOptions) -> Tile {
+        let Problem { window, panel, core: Core { lanes, .. }, .. } = self.problem;
+        let (all, one) = (self.vectors(), self.tile());
+        if !self.problem.expand {
+            return Tile { vectors: all, ..one };
+        }
+        let panels = all.div_ceil(tasks).div_ceil(panel);
+        let mut tiles =
+            parts(panels, panels).map(|n| Tile { vectors: (n * panel).min(all), ..one });
+        let fits = |tile: &Tile| {
+            tile.ring_elements(window, lanes) * size_of::<f32>() <= options.caches.l2 / 8
+        };
+        tiles.find(fits).unwrap_or(one)
+    }
+
+    /// The tile of a task whose whole depthwise output is kept: as many rows as leave the
+    /// ring in a quarter of L2.
+    fn pooled_tile(&self, tasks: usize, options: &PlanOptions) -> Tile {
+        let whole = self.channels_tile(tasks, options);
         let window = self.problem.window;
         let of_rows = |rows| Tile { rows, ring: window.reach(0, rows), ..whole };
         match (options.schedule, self.problem.hidden) {

@@ -19,7 +19,7 @@ mod tasks;
 use core::ops::{Range, RangeInclusive};
 
 use crate::activation::Activation;
-use crate::kernel::parts::Axis;
+use crate::kernel::parts::{Axis, share};
 use crate::layout::View;
 use crate::pack::{PackedDepthwise, PackedNorm, PackedPointwise, Panel};
 use crate::shape::Placed;
@@ -399,6 +399,20 @@ impl Block<'_> {
     /// The stage that expands a slab; none where all are expanded before.
     fn expansion(&self) -> Option<&Stage<'_>> {
         self.expand.as_ref().filter(|_| !self.cut.has_whole_ring())
+    }
+
+    /// A task's vectors where channels are cut: whole expand panels.
+    fn own_vectors<S: Lanes>(&self, task: usize) -> Range<usize> {
+        let tasks = self.cut.tasks;
+        match self.expand {
+            None => share(self.vectors::<S>(), tasks, task),
+            Some(expand) => {
+                let panels = &expand.packed.panels;
+                let own = &panels[share(panels.len(), tasks, task)];
+                let start = own.first().map_or(0, |panel| panel.first);
+                start..own.last().map_or(start, |panel| panel.first + panel.vectors)
+            }
+        }
     }
 
     /// The slab from vector `first` on: as many whole expand panels as fit a

@@ -18,9 +18,9 @@ use crate::simd::Lanes;
 
 /// Columns, of all vectors together, that depthwise tiles of a ring go along before the next
 /// rows: with fewer, to set up rows counts, and with more, rows leave the first level.
-const COLUMNS: usize = 112;
+const COLUMNS: usize = 100;
 /// Vectors that they take together at least.
-const TOGETHER: usize = 4;
+const TOGETHER: usize = 3;
 
 /// Where a run of pixels is in the band, or among the hidden channels, in the output,
 /// whose pixels are so far apart, and in what is added to it.
@@ -137,8 +137,23 @@ impl Block<'_> {
         }
     }
 
-    /// Expands the input rows `new` into the ring, for one panel of channels.
-    pub(super) unsafe fn expand_panel<S: Lanes>(
+    /// Expands the input rows `new` into the ring, for the slab's panels.
+    pub(super) unsafe fn expand_slab<S: Lanes>(
+        &self,
+        s: S,
+        stage: &Stage<'_>,
+        slab: &Range<usize>,
+        new: Range<usize>,
+    ) {
+        let panels = stage.packed.panels.iter();
+        for panel in panels.filter(|panel| slab.contains(&panel.first)) {
+            // SAFETY: passed on.
+            unsafe { self.expand_panel(s, stage, slab, panel, new.clone()) };
+        }
+    }
+
+    /// The same for one panel.
+    unsafe fn expand_panel<S: Lanes>(
         &self,
         s: S,
         stage: &Stage<'_>,

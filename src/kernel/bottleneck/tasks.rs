@@ -3,12 +3,11 @@
 use core::ops::Range;
 
 use super::stages::At;
-use super::{Block, By, Stage};
+use super::{Block, By};
 #[cfg(debug_assertions)]
 use super::{Tile, Turned};
 use crate::kernel::activate::Addend;
 use crate::kernel::parts::{Axis, Parts, by_image, share};
-use crate::pack::Panel;
 #[cfg(debug_assertions)]
 use crate::simd::Memory;
 use crate::simd::{Kernel, Lanes};
@@ -132,9 +131,7 @@ impl Block<'_> {
                 if planar {
                     self.turn_input(s, self.rows_to_expand(rows.clone()));
                 }
-                for panel in &expand.packed.panels {
-                    self.expand_panel(s, expand, &slab, panel, rows.clone());
-                }
+                self.expand_slab(s, expand, &slab, rows);
             }
         }
     }
@@ -150,8 +147,12 @@ impl Block<'_> {
             if planar && whole {
                 self.turn_input(s, self.image_rows(0..height));
             }
-            // The ring begins anew with each slab.
-            let one_slab = |slab: Range<usize>, panel: Option<(&Stage<'_>, &Panel)>| {
+            let own = self.own_vectors::<S>(task);
+            let mut first = own.start;
+            while first < own.end {
+                let slab = self.slab(first, own.end);
+                first = slab.end;
+                // The ring begins anew with each slab.
                 let mut done_to = 0;
                 for top in (0..height).step_by(self.tile.rows) {
                     let rows = top..(top + self.tile.rows).min(height);
@@ -159,22 +160,11 @@ impl Block<'_> {
                     if planar && !whole {
                         self.turn_input(s, self.rows_to_turn(&rows, &new));
                     }
-                    if let Some((expand, panel)) = panel {
-                        self.expand_panel(s, expand, &slab, panel, new);
+                    if let Some(expand) = &self.expand {
+                        self.expand_slab(s, expand, &slab, new);
                     }
                     self.depthwise_band(s, &slab, rows.clone());
                     self.pool(s, &slab, rows);
-                }
-            };
-            if let Some(expand) = &self.expand {
-                let panels = &expand.packed.panels;
-                for panel in &panels[share(panels.len(), self.cut.tasks, task)] {
-                    one_slab(panel.first..panel.first + panel.vectors, Some((expand, panel)));
-                }
-            } else {
-                let all = share(self.vectors::<S>(), self.cut.tasks, task);
-                for first in all.clone().step_by(self.tile.vectors) {
-                    one_slab(first..(first + self.tile.vectors).min(all.end), None);
                 }
             }
         }
@@ -252,10 +242,7 @@ impl Block<'_> {
                 }
                 match self.expansion() {
                     Some(expand) => {
-                        let panels = expand.packed.panels.iter();
-                        for panel in panels.filter(|panel| slab.contains(&panel.first)) {
-                            self.expand_panel(s, expand, &slab, panel, new.clone());
-                        }
+                        self.expand_slab(s, expand, &slab, new);
                     }
                     None => self.fetch_input(s, new),
                 }
