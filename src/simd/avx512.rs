@@ -81,6 +81,12 @@ unsafe impl Lanes for Avx512 {
         unsafe { whole(self.splat(x)) }
     }
     #[inline(always)]
+    fn elsewhere(self, mut p: *const f32) -> *const f32 {
+        // SAFETY: there is no instruction in it.
+        unsafe { asm!("/* {} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags)) };
+        p
+    }
+    #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         self.avx512f._mm512_add_ps(a, b)
     }

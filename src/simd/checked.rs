@@ -167,6 +167,10 @@ unsafe impl<'m, S: Lanes> Lanes for Checked<'m, S> {
     fn splat_whole(self, x: f32) -> S::V {
         self.s.splat_whole(x)
     }
+    #[inline(always)]
+    fn elsewhere(self, p: *const f32) -> *const f32 {
+        self.s.elsewhere(p)
+    }
     arithmetic! {
         add(a, b);
         sub(a, b);

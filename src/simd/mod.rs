@@ -149,6 +149,12 @@ pub(crate) unsafe trait Lanes: Copy {
     fn splat_whole(self, x: f32) -> Self::V {
         self.splat(x)
     }
+    /// The same address, of which the compiler does not know that it is the same: what is read
+    /// at both is read twice, each time by who takes it.
+    #[inline(always)]
+    fn elsewhere(self, p: *const f32) -> *const f32 {
+        p
+    }
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     /// `-x`: a part of the multiply-add that takes it, where there is one.

@@ -217,12 +217,20 @@ unsafe fn rank_one_low<S: Lanes, const MR: usize, const NV: usize>(
 ) {
     for r in 0..MR {
         // SAFETY: row r < MR of `a`.
-        let x = unsafe { s.read(a.add(r * a_row)) };
-        let x = if NV > 1 { s.splat_whole(x) } else { s.splat(x) };
+        let [whole, low] = unsafe {
+            let p = a.add(r * a_row);
+            let x = s.read(p);
+            match NV {
+                // What one multiply-add alone takes is broadcast by it.
+                2 => [s.splat(x), s.splat(s.read(s.elsewhere(p)))],
+                1 => [s.splat(x); 2],
+                _ => [s.splat_whole(x); 2],
+            }
+        };
         for v in 0..NV - 1 {
-            acc[r][v] = s.mul_add(x, b[v], acc[r][v]);
+            acc[r][v] = s.mul_add(whole, b[v], acc[r][v]);
         }
-        acc[r][NV - 1] = s.mul_add_low(x, b[NV - 1], acc[r][NV - 1]);
+        acc[r][NV - 1] = s.mul_add_low(low, b[NV - 1], acc[r][NV - 1]);
     }
 }
 
