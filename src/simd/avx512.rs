@@ -80,6 +80,7 @@ unsafe impl Lanes for Avx512 {
         // SAFETY: the token is proof of AVX-512.
         unsafe { whole(self.splat(x)) }
     }
+    #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read there")]
     #[inline(always)]
     fn elsewhere(self, mut p: *const f32) -> *const f32 {
         // SAFETY: there is no instruction in it.

@@ -168,6 +168,10 @@ unsafe impl<'m, S: Lanes> Lanes for Checked<'m, S> {
         self.s.splat_whole(x)
     }
     #[inline(always)]
+    fn before(self, x: S::V) -> S::V {
+        self.s.before(x)
+    }
+    #[inline(always)]
     fn elsewhere(self, p: *const f32) -> *const f32 {
         self.s.elsewhere(p)
     }

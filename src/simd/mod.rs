@@ -155,6 +155,11 @@ pub(crate) unsafe trait Lanes: Copy {
     fn elsewhere(self, p: *const f32) -> *const f32 {
         p
     }
+    /// `x`, computed before anything is loaded that the program loads after it.
+    #[inline(always)]
+    fn before(self, x: Self::V) -> Self::V {
+        x
+    }
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     /// `-x`: a part of the multiply-add that takes it, where there is one.
@@ -471,8 +476,19 @@ unsafe fn rank_one<S: Lanes, const MR: usize, const NV: usize>(
             for (c, &w) in row.iter_mut().zip(&b) {
                 *c = s.mul_add(x, w, *c);
             }
+            if fills_registers::<S>([MR, NV]) {
+                for c in row {
+                    *c = s.before(*c);
+                }
+            }
         }
     }
+}
+
+/// Whether a pointwise tile has a sum, a weight or an input in every register: then the next
+/// input must not be loaded before the last is used up.
+pub(crate) const fn fills_registers<S: Lanes>([mr, nv]: [usize; 2]) -> bool {
+    mr * nv + nv + 1 == S::REGISTERS
 }
 
 #[cfg(test)]

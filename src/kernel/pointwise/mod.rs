@@ -10,7 +10,7 @@ use crate::activation::{Activation, Finish, each};
 use crate::buffer::LINE;
 use crate::kernel::activate::{Addend, Stored, activate};
 use crate::pack::{PackedPointwise, Panel, Tail};
-use crate::simd::{K_STEP, Lanes};
+use crate::simd::{K_STEP, Lanes, fills_registers};
 
 /// How the last vector of a panel is filled.
 mod tail {
@@ -381,6 +381,8 @@ const fn most_rows<S: Lanes>(nv: usize, tail: u8, swapped: bool) -> usize {
         tail::HALVED => S::POINTWISE_HALVED_ROWS[nv - 1],
         _ => S::POINTWISE_ROWS[nv - 1],
     };
+    // Where pixels are the vectors, nothing keeps the loads in the order that this would need.
+    let rows = if swapped && fills_registers::<S>([rows, nv]) { rows - 1 } else { rows };
     match tail {
         // LLVM spills in larger ones.
         tail::HALVED if swapped && nv == 3 && rows > 7 => 7,
