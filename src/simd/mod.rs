@@ -476,11 +476,19 @@ unsafe fn rank_one<S: Lanes, const MR: usize, const NV: usize>(
             for (c, &w) in row.iter_mut().zip(&b) {
                 *c = s.mul_add(x, w, *c);
             }
-            if fills_registers::<S>([MR, NV]) {
-                for c in row {
-                    *c = s.before(*c);
-                }
-            }
+            end_row::<S, MR, NV>(s, row);
+        }
+    }
+}
+
+/// Keeps what a pointwise tile loads after a row of sums behind it, where it has no register
+/// for it before.
+#[allow(clippy::needless_range_loop, reason = "less to compile than an iterator")]
+#[inline(always)]
+pub(crate) fn end_row<S: Lanes, const MR: usize, const NV: usize>(s: S, row: &mut [S::V; NV]) {
+    if fills_registers::<S>([MR, NV]) {
+        for v in 0..NV {
+            row[v] = s.before(row[v]);
         }
     }
 }

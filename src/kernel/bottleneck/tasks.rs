@@ -241,9 +241,7 @@ impl Block<'_> {
                     self.turn_input(s, self.rows_to_turn(&rows, &new));
                 }
                 match self.expansion() {
-                    Some(expand) => {
-                        self.expand_slab(s, expand, &slab, new);
-                    }
+                    Some(expand) => self.expand_slab(s, expand, &slab, new),
                     None => self.fetch_input(s, new),
                 }
                 self.depthwise_band(s, &slab, rows.clone());

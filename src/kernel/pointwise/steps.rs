@@ -4,7 +4,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::{Args, last_steps, lines_at_a_time, tail};
 use crate::buffer::LINE;
-use crate::simd::{K_STEP, Lanes, fills_registers, load_all};
+use crate::simd::{K_STEP, Lanes, end_row, load_all};
 
 /// Pixels by vectors of output channels, run by run.
 ///
@@ -198,12 +198,8 @@ unsafe fn row_by_row<S: Lanes, const MR: usize, const NV: usize>(
                 let w = if held { weights[k][v] } else { load(k, v) };
                 acc[r][v] = s.mul_add(x, w, acc[r][v]);
             }
-            if fills_registers::<S>([MR, NV]) {
-                for v in 0..NV {
-                    acc[r][v] = s.before(acc[r][v]);
-                }
-            }
         }
+        end_row::<S, MR, NV>(s, &mut acc[r]);
     }
 }
 
