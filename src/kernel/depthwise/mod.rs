@@ -15,14 +15,14 @@ use core::ops::Range;
 use crate::activation::{Activation, Finish};
 use crate::buffer::LINE;
 use crate::kernel::activate::{Addend, Stored, activate};
-use crate::kernel::parts::{Parts, by_image};
+use crate::kernel::parts::{Parts, by_image, share};
 use crate::layout::{Layout, View};
 use crate::pack::PackedDepthwise;
 use crate::shape::Placed;
 #[cfg(debug_assertions)]
 use crate::simd::Memory;
 use crate::simd::{Index, Kernel, Lanes};
-use tile::{At, Instance, Lines, Steps, Walk, largest, select};
+use tile::{Instance, Lines, Steps, Walk, largest, select};
 
 /// Some channel vectors of one image. Strides are in f32.
 #[derive(Clone, Copy)]
@@ -56,6 +56,37 @@ pub(crate) struct Args<'a> {
     /// Where not both are whole: the input channel of each lane.
     pub(crate) index: Index,
     pub(crate) finish: Finish,
+}
+
+impl Args<'_> {
+    fn taps(&self) -> usize {
+        self.window.kernel[0] * self.window.kernel[1]
+    }
+
+    /// The same for some of the vectors.
+    fn of_vectors<S: Lanes>(&self, vectors: Range<usize>) -> Self {
+        let Range { start, end } = vectors;
+        let mut overlap = [0; 2];
+        if end == self.vectors {
+            overlap = [self.input_overlap, self.output_overlap];
+        }
+        let mut back = [0; 2];
+        // Alone it has no step that is shorter.
+        if end - start == 1 {
+            core::mem::swap(&mut back, &mut overlap);
+        }
+        let [input_overlap, output_overlap] = overlap;
+        Self {
+            input: self.input.wrapping_add(start * self.input_vector).wrapping_sub(back[0]),
+            output: self.output.wrapping_add(start * self.output_vector).wrapping_sub(back[1]),
+            weights: self.weights.wrapping_add(start * self.taps() * S::LANES),
+            bias: self.bias.wrapping_add(start * S::LANES),
+            vectors: end - start,
+            input_overlap,
+            output_overlap,
+            ..*self
+        }
+    }
 }
 
 /// The size and horizontal stride of the instance that computes a window: of at
@@ -192,91 +223,86 @@ impl Strip {
         ]
     }
 
-    /// All tiles, for some vectors.
-    ///
-    /// # Safety
-    /// As for [`rows`]; the instances are for the tile's size.
-    unsafe fn walk<S: Lanes>(
-        &self,
-        s: S,
-        args: &Args<'_>,
-        lines: &Lines,
-        vectors: Range<usize>,
-        (edge, inner): (Instance<S>, Option<Instance<S>>),
-    ) {
+    /// From tile `i` on, `count` of them, `step` apart, for all vectors.
+    fn walk<S: Lanes>(&self, args: &Args<'_>, [i, count, step]: [usize; 3]) -> Walk {
         let window = args.window;
         let stride = window.stride[1];
-        let taps = window.kernel[0] * window.kernel[1] * S::LANES;
-        let overlap = |last: bool| {
-            if last { [args.input_overlap, args.output_overlap] } else { [0; 2] }
-        };
         let along = Steps {
-            count: vectors.len(),
+            count: args.vectors,
             input: args.input_vector,
             column: 0,
             output: args.output_vector,
-            weights: taps,
+            weights: args.taps() * S::LANES,
             bias: S::LANES,
-            overlap: overlap(vectors.end == args.vectors),
+            overlap: [args.input_overlap, args.output_overlap],
         };
-        let first = vectors.start;
-        let back = overlap(first + 1 == args.vectors);
-        // From tile `i` on, `count` of them, `step` apart.
-        let walk = |instance: Instance<S>, i: usize, count: usize, step: usize| {
-            let column = self.column + i * self.columns;
-            // The first tap may lie to the left of the image: hence wrapping.
-            let tap = (column * stride).wrapping_sub(window.before[1]);
-            // Strides beyond the image have one tile, and no step.
-            let columns = step * self.columns;
-            let inputs = columns.wrapping_mul(stride);
-            let across = Steps {
-                count,
-                input: inputs.wrapping_mul(args.input_column),
-                column: inputs,
-                output: columns * args.output_column,
-                weights: 0,
-                bias: 0,
-                overlap: [0; 2],
-            };
-            // Whichever way is longer goes inside; but the vectors of an image's pixel go
-            // together, so that a cache line that two of them share is used up while it is
-            // near.
-            let image = [args.input_vector, args.output_vector].contains(&S::LANES);
-            let together = image && along.count * S::LANES > LINE;
-            let (outer, inner) =
-                if together || along.count >= count { (across, along) } else { (along, across) };
-            let first = At {
-                input: tap
-                    .wrapping_mul(args.input_column)
-                    .wrapping_add(first * args.input_vector)
-                    .wrapping_sub(back[0]),
-                column: tap,
-                output: lines
-                    .output
-                    .wrapping_add(column * args.output_column + first * args.output_vector)
-                    .wrapping_sub(back[1]),
-                weights: args.weights.wrapping_add(first * taps),
-                bias: args.bias.wrapping_add(first * S::LANES),
-            };
-            // SAFETY: passed on; tiles of inner instances read only columns inside.
-            unsafe { instance(s, args, &Walk { lines, first, outer, inner }) }
+        let column = self.column + i * self.columns;
+        // The first tap may lie to the left of the image: hence wrapping.
+        let tap = (column * stride).wrapping_sub(window.before[1]);
+        // Strides beyond the image have one tile, and no step.
+        let columns = step * self.columns;
+        let inputs = columns.wrapping_mul(stride);
+        let across = Steps {
+            count,
+            input: inputs.wrapping_mul(args.input_column),
+            column: inputs,
+            output: columns * args.output_column,
+            weights: 0,
+            bias: 0,
+            overlap: [0; 2],
         };
-        let Range { start, end } = self.inside.clone();
-        match inner {
-            Some(inner) if lines.whole && start < end => {
-                match (start, self.tiles - end) {
-                    (0, 0) => {}
-                    (1, 1) => walk(edge, 0, 2, end),
-                    (left, right) => {
-                        walk(edge, 0, left, 1);
-                        walk(edge, end, right, 1);
-                    }
-                }
-                walk(inner, start, end - start, 1);
-            }
-            _ => walk(edge, 0, self.tiles, 1),
+        // Whichever way is longer goes inside; but the vectors of an image's pixel go
+        // together, so that a cache line that two of them share is used up while it is
+        // near.
+        let image = [args.input_vector, args.output_vector].contains(&S::LANES);
+        let together = image && along.count * S::LANES > LINE;
+        let (outer, inner) =
+            if together || along.count >= count { (across, along) } else { (along, across) };
+        Walk {
+            input: tap.wrapping_mul(args.input_column),
+            column: tap,
+            output: column * args.output_column,
+            outer,
+            inner,
         }
     }
+}
+
+/// The walks that make a row of tiles, each with its instance.
+type Walks<S> = [Option<(Instance<S>, Walk)>; 4];
+
+/// All tiles of a row, `count` outputs high; `whole` where all of its input rows are there.
+fn walks<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
+    args: &Args<'_>,
+    strips: &[Strip; 2],
+    count: usize,
+    whole: bool,
+) -> Walks<S> {
+    let mut walks = [None; 4];
+    let mut len = 0;
+    for strip in strips.iter().filter(|strip| strip.tiles > 0) {
+        let mut add = |instance, tiles: [usize; 3]| {
+            if tiles[1] > 0 {
+                walks[len] = Some((instance, strip.walk::<S>(args, tiles)));
+                len += 1;
+            }
+        };
+        let Range { start, end } = strip.inside.clone();
+        match select::<S, K, ST, NARROW>(count, strip.columns) {
+            (edge, Some(inner)) if whole && start < end => {
+                match (start, strip.tiles - end) {
+                    (1, 1) => add(edge, [0, 2, end]),
+                    (left, right) => {
+                        add(edge, [0, left, 1]);
+                        add(edge, [end, right, 1]);
+                    }
+                }
+                add(inner, [start, end - start, 1]);
+            }
+            (edge, _) => add(edge, [0, strip.tiles, 1]),
+        }
+    }
+    walks
 }
 
 /// Rows of tiles for a window of at most `K` rows of `K` neighbouring taps with
@@ -293,43 +319,50 @@ unsafe fn run<S: Lanes, const K: usize, const ST: usize, const NARROW: bool>(
     let window = args.window;
     let [tallest, widest] = if K == 0 { largest::<S>(0, 0) } else { largest_tile::<S>(window) };
     let strips = Strip::cut(window, widest);
-    for first in vectors.clone().step_by(args.block) {
-        let vectors = first..(first + args.block).min(vectors.end);
+    let any_inside = strips.iter().any(|strip| !strip.inside.is_empty());
+    let blocks = vectors.len().div_ceil(args.block);
+    // Of the tallest tiles and of the lowest, whose rows are whole or not.
+    let mut known = [[None; 2]; 2];
+    let mut shape = [0; 3];
+    for block in 0..blocks {
+        let Range { start, end } = share(vectors.len(), blocks, block);
+        let args = &args.of_vectors::<S>(vectors.start + start..vectors.start + end);
+        let before = shape;
+        shape = [args.vectors, args.input_overlap, args.output_overlap];
+        if shape != before {
+            known = [[None; 2]; 2];
+        }
         let mut row = rows.start;
         while row < rows.end {
             let count = if rows.end - row >= tallest { tallest } else { 1 };
             let output = args.output.wrapping_add((row - rows.start) * args.output_row);
             let lines = Lines::new::<K, ST>(args, row, count, output);
-            for strip in strips.iter().filter(|strip| strip.tiles > 0) {
-                let instances = select::<S, K, ST, NARROW>(count, strip.columns);
+            let whole = lines.whole && any_inside;
+            let walks = known[usize::from(count < tallest)][usize::from(whole)]
+                .get_or_insert_with(|| walks::<S, K, ST, NARROW>(args, &strips, count, whole));
+            for (instance, walk) in walks.iter().flatten() {
                 // SAFETY: these rows and vectors are the caller's, and so are the
-                // columns: tiles * columns + rest make the output's width.
-                unsafe {
-                    strip.walk(s, args, &lines, vectors.clone(), instances);
-                }
+                // columns: tiles * columns + rest make the output's width; tiles of inner
+                // instances read only rows and columns inside.
+                unsafe { instance(s, args, &lines, walk) };
             }
             // SAFETY: the rows just written.
-            unsafe { activate_rows::<S, NARROW>(s, args, &vectors, output, count) }
+            unsafe { activate_rows::<S, NARROW>(s, args, output, count) }
             row += count;
         }
     }
 }
 
-/// Applies a long activation, if there is one, to some vectors of `count` rows of outputs, of
-/// which vector 0 is at `output`.
+/// Applies a long activation, if there is one, to `count` rows of outputs at `output`.
 ///
 /// # Safety
 /// The rows are among the output's, as [`rows`] has it, and hold sums.
 unsafe fn activate_rows<S: Lanes, const NARROW: bool>(
     s: S,
     args: &Args<'_>,
-    vectors: &Range<usize>,
     output: *mut f32,
     count: usize,
 ) {
-    let overlap = if vectors.end == args.vectors { args.output_overlap } else { 0 };
-    // What two vectors share is there once; alone, the second one wrote over it.
-    let (back, cut) = if vectors.len() == 1 { (overlap, 0) } else { (0, overlap) };
     let lanes = if NARROW { args.output_lanes } else { S::LANES };
     let width = args.window.output.width;
     // Rows that follow each other are one long one.
@@ -338,14 +371,14 @@ unsafe fn activate_rows<S: Lanes, const NARROW: bool>(
         false => (count, width),
     };
     for line in 0..lines {
-        let offset = line * args.output_row + vectors.start * args.output_vector;
         let stored = || Stored {
-            output: output.wrapping_add(offset).wrapping_sub(back),
+            output: output.wrapping_add(line * args.output_row),
             row: args.output_column,
             vector: args.output_vector,
             pixels,
-            vectors: vectors.len(),
-            last_lanes: lanes - cut,
+            vectors: args.vectors,
+            // What two vectors share is there once.
+            last_lanes: lanes - args.output_overlap,
             residual: Addend::NONE,
         };
         // SAFETY: passed on.

@@ -90,12 +90,12 @@ impl Lines {
 /// A tile: its first tap from the start of a line and in columns of the image, which it
 /// may lie to the left of, its output, weights and bias.
 #[derive(Clone, Copy)]
-pub(super) struct At {
-    pub(super) input: usize,
-    pub(super) column: usize,
-    pub(super) output: *mut f32,
-    pub(super) weights: *const f32,
-    pub(super) bias: *const f32,
+struct At {
+    input: usize,
+    column: usize,
+    output: *mut f32,
+    weights: *const f32,
+    bias: *const f32,
 }
 
 /// Neighbours in a row, or the vectors of the same columns, in steps of equal size in
@@ -127,15 +127,18 @@ impl Steps {
     }
 }
 
-/// Tiles from a first one on, in all `inner` steps for each of the `outer`.
-pub(super) struct Walk<'a> {
-    pub(super) lines: &'a Lines,
-    pub(super) first: At,
+/// Tiles of a row from a first one on, in all `inner` steps for each of the `outer`.
+#[derive(Clone, Copy)]
+pub(super) struct Walk {
+    /// The first one's first tap, as [`At`] has it, and its output from the start of the row.
+    pub(super) input: usize,
+    pub(super) column: usize,
+    pub(super) output: usize,
     pub(super) outer: Steps,
     pub(super) inner: Steps,
 }
 
-pub(super) type Instance<S> = unsafe fn(S, &Args<'_>, &Walk<'_>);
+pub(super) type Instance<S> = unsafe fn(S, &Args<'_>, &Lines, &Walk);
 
 /// The instances for tiles of `rows` by `columns` outputs, anywhere and, if there is one
 /// of its own, away from the borders: the table of all depthwise kernels.
@@ -181,7 +184,8 @@ unsafe fn walk<
 >(
     s: S,
     args: &Args<'_>,
-    walk: &Walk<'_>,
+    lines: &Lines,
+    walk: &Walk,
 ) {
     // Instances that no tile asks for are empty.
     if const {
@@ -195,14 +199,18 @@ unsafe fn walk<
         || {
             // Read here: in each tile it makes LLVM spill inputs.
             let strides = [args.input_column, args.output_row, args.output_column];
-            let mut first = walk.first;
+            let mut first = At {
+                input: walk.input,
+                column: walk.column,
+                output: lines.output.wrapping_add(walk.output),
+                weights: args.weights,
+                bias: args.bias,
+            };
             for outer in (0..walk.outer.count).rev() {
                 let mut at = first;
                 for inner in (0..walk.inner.count).rev() {
                     // SAFETY: the caller vouches for all tiles.
-                    unsafe {
-                        tile::<S, K, ST, NARROW, R, C, EDGE>(s, args, walk.lines, strides, at)
-                    };
+                    unsafe { tile::<S, K, ST, NARROW, R, C, EDGE>(s, args, lines, strides, at) };
                     at = walk.inner.next(at, inner);
                 }
                 first = walk.outer.next(first, outer);
