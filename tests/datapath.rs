@@ -39,18 +39,21 @@ fn compare(context: &str, outputs: usize, run: impl Fn(&mut [f32]) -> Result<()>
 
 /// Pointwise tiles, from any layout to any.
 fn tiles(isa: Isa) -> Result<()> {
-    let pixels = 9 * 13;
-    for (c_in, c_out) in [(1, 1), (3, 8), (16, 24), (40, 40), (17, 5), (144, 24), (30, 71)] {
+    // Tiles of each height, and several.
+    let shapes = (1..=14).map(|pixels| (1, pixels)).chain([(9, 13)]);
+    let sizes = [(1, 1), (3, 8), (16, 24), (40, 40), (17, 5), (144, 24), (30, 71), (20, 112)];
+    for ((height, width), (c_in, c_out)) in shapes.flat_map(|shape| sizes.map(|c| (shape, c))) {
+        let pixels = height * width;
         let (weights, bias, x) = (numbers(c_in * c_out), numbers(c_out), numbers(pixels * c_in));
         let layer =
             PointwiseParams::new(c_in, c_out, &weights).bias(&bias).activation(Activation::Relu6);
         for input in [Layout::Nhwc, Layout::Nchw] {
             for output in [Layout::Nhwc, Layout::Nchw] {
                 let options = PlanOptions::new().input_layout(input).output_layout(output);
-                let context = format!("{c_in} to {c_out}, {input:?} to {output:?}");
+                let context = format!("{pixels} x {c_in} to {c_out}, {input:?} to {output:?}");
                 compare(&context, pixels * c_out, |y| {
                     let layer = Pointwise::with_isa(&layer, isa)?;
-                    layer.plan_with(Shape::new(1, 9, 13), &options)?.run(&x, y)
+                    layer.plan_with(Shape::new(1, height, width), &options)?.run(&x, y)
                 })?;
             }
         }

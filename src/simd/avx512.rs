@@ -75,11 +75,6 @@ unsafe impl Lanes for Avx512 {
     fn splat(self, x: f32) -> __m512 {
         self.avx512f._mm512_set1_ps(x)
     }
-    #[inline(always)]
-    fn splat_whole(self, x: f32) -> __m512 {
-        // SAFETY: the token is proof of AVX-512.
-        unsafe { whole(self.splat(x)) }
-    }
     #[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read there")]
     #[inline(always)]
     fn elsewhere(self, mut p: *const f32) -> *const f32 {
@@ -256,16 +251,6 @@ unsafe impl Lanes for Avx512 {
         // SAFETY: passed on.
         unsafe { transpose_8x8(self.avx, from, from_row, to, to_row) }
     }
-}
-
-/// `x`, of which LLVM does not know that half is enough for some who use it: it would make
-/// two of it.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn whole(mut x: __m512) -> __m512 {
-    // SAFETY: there is no instruction in it.
-    unsafe { asm!("/* {} */", inout(zmm_reg) x, options(pure, nomem, nostack, preserves_flags)) };
-    x
 }
 
 /// How wide the units of the CPU are.

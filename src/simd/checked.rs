@@ -164,10 +164,6 @@ unsafe impl<'m, S: Lanes> Lanes for Checked<'m, S> {
         self.s.splat(x)
     }
     #[inline(always)]
-    fn splat_whole(self, x: f32) -> S::V {
-        self.s.splat_whole(x)
-    }
-    #[inline(always)]
     fn before(self, x: S::V) -> S::V {
         self.s.before(x)
     }

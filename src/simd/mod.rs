@@ -144,11 +144,6 @@ pub(crate) unsafe trait Lanes: Copy {
     fn enter<R>(self, f: impl FnOnce() -> R) -> R;
 
     fn splat(self, x: f32) -> Self::V;
-    /// The same as one instruction, also where one user takes half of it.
-    #[inline(always)]
-    fn splat_whole(self, x: f32) -> Self::V {
-        self.splat(x)
-    }
     /// The same address, of which the compiler does not know that it is the same: what is read
     /// at both is read twice, each time by who takes it.
     #[inline(always)]
@@ -536,7 +531,7 @@ mod tests {
             holds("in_order", s.in_order(odd), &|i| both(2 * i + 1));
             holds("shift_up", s.shift_up(x, y), &|i| both(S::LANES - 1 + i));
             holds("shift_down", s.shift_down(x, y), &|i| both(i + 1));
-            let sum = s.to_array(s.mul_add_low(s.splat_whole(2.0), x, y));
+            let sum = s.to_array(s.mul_add_low(s.splat(2.0), x, y));
             let mut stored = numbers(0.5);
             // SAFETY: the array holds at least half a vector.
             unsafe { s.store_low(stored.as_mut_ptr(), y) };

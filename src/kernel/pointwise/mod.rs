@@ -16,13 +16,26 @@ use crate::simd::{K_STEP, Lanes, fills_registers};
 mod tail {
     /// All its lanes exist: output channels or, with the sides swapped, pixels.
     pub(super) const WHOLE: u8 = 0;
+    /// As whole, on a CPU that computes a vector in halves: each multiply-add broadcasts its own
+    /// input from memory. Not of pixels.
+    pub(super) const OWN: u8 = 1;
     /// Some do, and nothing beyond them may be touched.
-    pub(super) const NARROW: u8 = 1;
+    pub(super) const NARROW: u8 = 2;
     /// At most half do: it serves two rows at once, one in each half.
-    pub(super) const HALVED: u8 = 2;
+    pub(super) const HALVED: u8 = 3;
     /// As halved, on a CPU that multiplies half a vector for half the price: it serves one
-    /// row. Not of pixels.
-    pub(super) const LOW: u8 = 3;
+    /// row, and each multiply-add broadcasts its own input. Not of pixels.
+    pub(super) const LOW: u8 = 4;
+
+    /// Whether some lanes do not exist.
+    pub(super) const fn is_cut(tail: u8) -> bool {
+        tail >= NARROW
+    }
+
+    /// Whether each multiply-add broadcasts its own input.
+    pub(super) const fn is_own(tail: u8) -> bool {
+        matches!(tail, OWN | LOW)
+    }
 
     /// Whether at most half the lanes exist.
     pub(super) const fn is_half(tail: u8) -> bool {
@@ -148,11 +161,12 @@ impl Args {
     }
 
     fn tail<S: Lanes>(&self, s: S) -> u8 {
-        let low = self.b_row == 0 && s.narrow().is_some();
+        let own = self.b_row == 0 && s.narrow().is_some();
         match (self.pixel_lanes < S::LANES, self.last_lanes < S::LANES) {
-            (true, _) if low => tail::LOW,
+            (true, _) if own => tail::LOW,
             (true, _) => tail::HALVED,
             (false, true) => tail::NARROW,
+            (false, false) if own => tail::OWN,
             (false, false) => tail::WHOLE,
         }
     }
@@ -428,6 +442,7 @@ fn select<S: Lanes>([mr, nv]: [usize; 2], tail: u8, swapped: bool) -> Run<S> {
             match (nv, tail, swapped) {
                 $(
                     ($nv, tail::WHOLE, false) => run::<S, $mr, $nv, { tail::WHOLE }, false>,
+                    ($nv, tail::OWN, false) => run::<S, $mr, $nv, { tail::OWN }, false>,
                     ($nv, tail::NARROW, false) => run::<S, $mr, $nv, { tail::NARROW }, false>,
                     ($nv, tail::HALVED, false) => run::<S, $mr, $nv, { tail::HALVED }, false>,
                     ($nv, tail::LOW, false) => run::<S, $mr, $nv, { tail::LOW }, false>,
@@ -462,7 +477,7 @@ unsafe fn run<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8, const 
     tiles: usize,
 ) {
     // Instances that no panel asks for are empty.
-    if const { MR > most_rows::<S>(NV, TAIL, SWAPPED) || TAIL == tail::LOW && !S::HALVES } {
+    if const { MR > most_rows::<S>(NV, TAIL, SWAPPED) || tail::is_own(TAIL) && !S::HALVES } {
         return;
     }
     s.enter(
@@ -497,7 +512,7 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8, const
     let (c_row, c_vector) = (args.c_row, args.c_vector);
     let c = |r: usize, v: usize| at.c.wrapping_add(r * c_row + v * c_vector);
     let load = |v: usize, p: *const f32| {
-        let cut = TAIL != tail::WHOLE && v == NV - 1;
+        let cut = tail::is_cut(TAIL) && v == NV - 1;
         // SAFETY: `p` is vector v of a pixel of the tile.
         unsafe { if cut { s.load_first(p, args.last_lanes) } else { s.load(p) } }
     };
@@ -559,7 +574,7 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8, const
     }
     let Epilogue { finish, residual } = args.epilogue;
     let store = |r: usize, v: usize, x: S::V| {
-        let cut = TAIL != tail::WHOLE && v == NV - 1;
+        let cut = tail::is_cut(TAIL) && v == NV - 1;
         // SAFETY: vector v of pixel r, cut to the lanes that exist.
         unsafe {
             if cut && tail::is_half(TAIL) && args.last_lanes == S::LANES / 2 {

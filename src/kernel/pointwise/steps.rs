@@ -21,17 +21,18 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
     let mut b = args.b;
     let last = last_steps::<S>(NV, TAIL, args.k);
     let steps = args.k - last;
+    let by_step = const { tail::is_half(TAIL) || tail::is_own(TAIL) };
     // SAFETY: every address is of a pixel r < MR and a channel below k of a run, or of
     // that channel's NV vectors of weights.
     unsafe {
-        macro_rules! by_half {
+        macro_rules! one_step {
             ($a:expr, $b:expr) => {
                 if S::STEPS_APART {
                     compiler_fence(Ordering::SeqCst);
                 }
                 let b = load_all::<S, NV>(s, $b);
-                if TAIL == tail::LOW {
-                    rank_one_low(s, acc, $a, args.a_row, &b);
+                if tail::is_own(TAIL) {
+                    rank_one_own(s, acc, TAIL == tail::LOW, $a, args.a_row, &b);
                 } else {
                     rank_one_halved(s, acc, args.pixel_lanes, S::STEPS_APART, $a, args.a_row, &b);
                 }
@@ -40,8 +41,8 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
         macro_rules! steps {
             ($n:expr) => {
                 for k in 0..$n {
-                    if tail::is_half(TAIL) {
-                        by_half!(a.add(k), b);
+                    if by_step {
+                        one_step!(a.add(k), b);
                     } else {
                         row_by_row(
                             s,
@@ -69,9 +70,9 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
                     }
                 }
                 let a = a.add(step * K_STEP);
-                if tail::is_half(TAIL) {
+                if by_step {
                     for k in 0..K_STEP {
-                        by_half!(a.add(k), b.add(k * NV * S::LANES));
+                        one_step!(a.add(k), b.add(k * NV * S::LANES));
                     }
                 } else {
                     s.rank_update(acc, a, args.a_row, b);
@@ -203,35 +204,36 @@ unsafe fn row_by_row<S: Lanes, const MR: usize, const NV: usize>(
     }
 }
 
-/// One step of [`Lanes::rank_update`], with the lower half of the last vector only, of the
-/// weights `b`.
+/// One step of [`Lanes::rank_update`] of the weights `b`, each multiply-add with an input that it
+/// broadcasts by itself; with `low` the last vector's only in the lower half.
 ///
 /// # Safety
 /// `a` is valid for reading at each of `MR` rows.
 #[inline(always)]
-unsafe fn rank_one_low<S: Lanes, const MR: usize, const NV: usize>(
+unsafe fn rank_one_own<S: Lanes, const MR: usize, const NV: usize>(
     s: S,
     acc: &mut [[S::V; NV]; MR],
+    low: bool,
     a: *const f32,
     a_row: usize,
     b: &[S::V; NV],
 ) {
+    let (second, third) = (s.elsewhere(a), s.elsewhere(a));
     for r in 0..MR {
-        // SAFETY: row r < MR of `a`.
-        let [whole, low] = unsafe {
-            let p = a.add(r * a_row);
-            let x = s.read(p);
-            match NV {
-                // What one multiply-add alone takes is broadcast by it.
-                2 => [s.splat(x), s.splat(s.read(s.elsewhere(p)))],
-                1 => [s.splat(x); 2],
-                _ => [s.splat_whole(x); 2],
-            }
-        };
-        for v in 0..NV - 1 {
-            acc[r][v] = s.mul_add(whole, b[v], acc[r][v]);
+        for v in 0..NV {
+            let a = match v {
+                0 => a,
+                1 => second,
+                _ => third,
+            };
+            // SAFETY: row r < MR of `a`.
+            let x = unsafe { s.splat(s.read(a.wrapping_add(r * a_row))) };
+            acc[r][v] = if low && v == NV - 1 {
+                s.mul_add_low(x, b[v], acc[r][v])
+            } else {
+                s.mul_add(x, b[v], acc[r][v])
+            };
         }
-        acc[r][NV - 1] = s.mul_add_low(low, b[NV - 1], acc[r][NV - 1]);
     }
 }
 
