@@ -67,15 +67,22 @@ pub enum Activation {
 
 /// An activation as the kernels tell them apart.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Finish {
+pub(crate) struct Finish {
+    in_registers: InRegisters,
+    /// What is too long for that: in a pass over what was stored.
+    pub(crate) in_a_pass: Option<Activation>,
+}
+
+/// What becomes of each register before it is stored. No more than three, which are told apart by
+/// comparisons: a jump through a table costs a short tile some cycles.
+#[derive(Debug, Clone, Copy)]
+enum InRegisters {
     /// Nothing: a linear layer.
     Keep,
-    /// Two instructions on each register before it is stored.
+    /// Two instructions.
     Clamp([f32; 2]),
     /// Five.
     HardSwish,
-    /// Too long for that: in a pass over what was stored.
-    Apply(Activation),
 }
 
 impl Activation {
@@ -139,14 +146,20 @@ impl Activation {
 
     /// What a kernel does with its sums.
     pub(crate) fn finish(self) -> Finish {
-        match self {
-            Self::Identity => Finish::Keep,
-            Self::Relu => Finish::Clamp([0.0, f32::INFINITY]),
-            Self::Relu6 => Finish::Clamp([0.0, 6.0]),
-            Self::Clamp { lo, hi } => Finish::Clamp([lo, hi]),
-            Self::HardSwish => Finish::HardSwish,
-            _ => Finish::Apply(self),
-        }
+        let in_registers = match self {
+            Self::Identity => InRegisters::Keep,
+            Self::Relu => InRegisters::Clamp([0.0, f32::INFINITY]),
+            Self::Relu6 => InRegisters::Clamp([0.0, 6.0]),
+            Self::Clamp { lo, hi } => InRegisters::Clamp([lo, hi]),
+            Self::HardSwish => InRegisters::HardSwish,
+            _ => return self.finish_in_a_pass(),
+        };
+        Finish { in_registers, in_a_pass: None }
+    }
+
+    /// The same in a pass, however short.
+    pub(crate) fn finish_in_a_pass(self) -> Finish {
+        Finish { in_a_pass: Some(self), ..Finish::KEEP }
     }
 
     /// Runs a pass that applies it, from an arm for each long activation: the pass is compiled
@@ -212,16 +225,24 @@ pub(crate) trait Finishing<S: Lanes> {
 }
 
 impl Finish {
-    /// Runs `work` with what becomes of a sum where that needs no memory; `Apply` comes after
-    /// the store.
+    /// Nothing.
+    pub(crate) const KEEP: Self = Self { in_registers: InRegisters::Keep, in_a_pass: None };
+
+    /// Whether a tile stores its sums as they are, and nothing comes after.
+    #[inline(always)]
+    pub(crate) fn is_keep(&self) -> bool {
+        matches!(self.in_registers, InRegisters::Keep) && self.in_a_pass.is_none()
+    }
+
+    /// Runs `work` with what becomes of a sum before it is stored.
     #[inline(always)]
     pub(crate) fn in_registers<S: Lanes>(self, s: S, work: impl Finishing<S>) {
-        match self {
-            Self::Keep | Self::Apply(_) => work.run(
+        match self.in_registers {
+            InRegisters::Keep => work.run(
                 #[inline(always)]
                 |x| x,
             ),
-            Self::Clamp([lo, hi]) => {
+            InRegisters::Clamp([lo, hi]) => {
                 let (lo, hi) = (s.splat(lo), s.splat(hi));
                 work.run(
                     #[inline(always)]
@@ -229,7 +250,7 @@ impl Finish {
                 );
             }
             // The gate first, so that nothing overflows.
-            Self::HardSwish => {
+            InRegisters::HardSwish => {
                 let (lo, three, six) = (s.splat(-3.0), s.splat(3.0), s.splat(6.0));
                 let sixth = s.splat(1.0 / 6.0);
                 work.run(

@@ -47,7 +47,7 @@ pub(crate) struct Stored {
 /// The pointers are valid as [`Stored`] says, and nobody else touches the output.
 #[inline(always)]
 pub(crate) unsafe fn activate<S: Lanes>(s: S, finish: &Finish, stored: impl FnOnce() -> Stored) {
-    if let Finish::Apply(_) = finish {
+    if finish.in_a_pass.is_some() {
         // SAFETY: passed on.
         unsafe { activate_in_a_pass(s, finish, &stored()) }
     }
@@ -58,7 +58,7 @@ pub(crate) unsafe fn activate<S: Lanes>(s: S, finish: &Finish, stored: impl FnOn
 #[inline(never)]
 unsafe fn activate_in_a_pass<S: Lanes>(s: S, finish: &Finish, stored: &Stored) {
     // Read here: as an argument it would be copied by vectors ahead of a tile's sums.
-    let &Finish::Apply(activation) = finish else { return };
+    let Some(activation) = finish.in_a_pass else { return };
     activation.in_a_pass(OverStored { s, stored });
 }
 

@@ -62,7 +62,7 @@ pub(crate) struct Epilogue {
 
 impl Epilogue {
     /// Nothing: more channels follow.
-    pub(crate) const NONE: Self = Self { finish: Finish::Keep, residual: Addend::NONE };
+    pub(crate) const NONE: Self = Self { finish: Finish::KEEP, residual: Addend::NONE };
 
     /// The same from another row and column on.
     fn skip(self, row: usize, column: usize) -> Self {
@@ -73,12 +73,10 @@ impl Epilogue {
     pub(crate) fn new(activation: Activation, residual: Addend) -> Self {
         // Strides of nothing are none: it stays null however far a cursor moves it.
         let residual = if residual.start.is_null() { Addend::NONE } else { residual };
-        let finish = match activation.finish() {
-            // Both are rare.
-            Finish::Clamp(_) | Finish::HardSwish if !residual.start.is_null() => {
-                Finish::Apply(activation)
-            }
-            finish => finish,
+        // Both are rare.
+        let finish = match (activation, residual.start.is_null()) {
+            (Activation::Identity, _) | (_, true) => activation.finish(),
+            (_, false) => activation.finish_in_a_pass(),
         };
         Self { finish, residual }
     }
@@ -586,7 +584,7 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8, const
             }
         }
     };
-    if matches!(finish, Finish::Keep) && !at.residual.is_null() {
+    if finish.is_keep() && !at.residual.is_null() {
         each(
             &acc,
             #[inline(always)]
