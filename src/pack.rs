@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use crate::buffer::AlignedBuf;
 use crate::params::{DepthwiseParams, LayerNormParams, PointwiseParams};
-use crate::simd::{Kernel, Lanes};
+use crate::simd::{Kernel, Lanes, fills_registers};
 
 /// A stripe of output channels that one run of pointwise tiles computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,13 +21,36 @@ pub(crate) struct Panel {
 }
 
 impl Panel {
-    /// The panel from vector `first` on, of `channels` channels in all: of the
-    /// preferred width, or wider by a vector rather than leave a single one over.
-    pub(crate) fn new<S: Lanes>(first: usize, channels: usize, tail: Tail) -> Self {
+    /// The panel of output channels from vector `first` on, of `channels` in all.
+    fn of_channels<S: Lanes>(s: S, first: usize, channels: usize, tail: Tail) -> Self {
+        // Where each multiply-add broadcasts its own input, tiles of one vector are fast.
+        let singles = s.narrow().is_some() && channels.is_multiple_of(S::LANES);
+        Self::new::<S>(first, channels, tail, S::POINTWISE_VECTORS, singles)
+    }
+
+    /// The panel of pixels from vector `first` on, of `pixels` in all.
+    pub(crate) fn of_pixels<S: Lanes>(first: usize, pixels: usize) -> Self {
+        Self::new::<S>(first, pixels, Tail::Zeros, pixel_vectors::<S>(), false)
+    }
+
+    /// Of the preferred width; but wider by a vector, or narrower, rather than leave a single one
+    /// over.
+    fn new<S: Lanes>(
+        first: usize,
+        channels: usize,
+        tail: Tail,
+        preferred: usize,
+        singles: bool,
+    ) -> Self {
         let left = channels.div_ceil(S::LANES) - first;
-        let preferred = S::POINTWISE_VECTORS;
         let wider = S::POINTWISE_ROWS.get(preferred).is_some_and(|&rows| rows > 0);
-        let vectors = if wider && left == preferred + 1 { left } else { left.min(preferred) };
+        let vectors = if singles || left != preferred + 1 {
+            left.min(preferred)
+        } else if wider {
+            left
+        } else {
+            left.div_ceil(2)
+        };
         let half = tail == Tail::Zeros && (1..=S::LANES / 2).contains(&(channels % S::LANES));
         let halved = half && vectors == left && S::POINTWISE_HALVED_ROWS[vectors - 1] > 0;
         Self { first, vectors, halved }
@@ -39,12 +62,19 @@ impl Panel {
     }
 }
 
+/// The width in vectors of most panels of pixels: that of channels, or a vector less where such a
+/// tile [fills all registers](fills_registers), which one of pixels cannot.
+pub(crate) const fn pixel_vectors<S: Lanes>() -> usize {
+    let vectors = S::POINTWISE_VECTORS;
+    vectors - fills_registers::<S>([S::POINTWISE_ROWS[vectors - 1], vectors]) as usize
+}
+
 /// Cuts `c_out` output channels into panels.
-fn panels<S: Lanes>(c_out: usize, tail: Tail) -> Vec<Panel> {
+fn panels<S: Lanes>(s: S, c_out: usize, tail: Tail) -> Vec<Panel> {
     let mut panels = Vec::new();
     let mut first = 0;
     while first < c_out.div_ceil(S::LANES) {
-        let panel = Panel::new::<S>(first, c_out, tail);
+        let panel = Panel::of_channels(s, first, c_out, tail);
         panels.push(panel);
         first += panel.vectors;
     }
@@ -67,10 +97,10 @@ pub(crate) struct PackPointwise<'p>(pub(crate) &'p PointwiseParams<'p>, pub(crat
 impl Kernel for PackPointwise<'_> {
     type Output = PackedPointwise;
 
-    fn run<S: Lanes>(self, _: S) -> PackedPointwise {
+    fn run<S: Lanes>(self, s: S) -> PackedPointwise {
         let Self(&PointwiseParams { c_in, c_out, weights, bias, .. }, tail) = self;
         let vectors = c_out.div_ceil(S::LANES);
-        let panels = panels::<S>(c_out, tail);
+        let panels = panels(s, c_out, tail);
         let mut packed = AlignedBuf::zeroed(vectors * S::LANES * c_in);
         let mut packed_bias = AlignedBuf::zeroed(vectors * S::LANES);
         for &Panel { first, vectors, halved } in &panels {

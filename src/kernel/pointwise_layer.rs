@@ -15,7 +15,7 @@ use crate::kernel::parts::{Parts, by_image, share};
 use crate::kernel::pointwise::{Args, Epilogue, NEAR, Planes, panel};
 use crate::kernel::transpose::transpose;
 use crate::layout::View;
-use crate::pack::{PackedPointwise, Panel, Tail};
+use crate::pack::{PackedPointwise, Panel, pixel_vectors};
 use crate::shape::Shape;
 #[cfg(debug_assertions)]
 use crate::simd::Memory;
@@ -273,7 +273,7 @@ impl Layer<'_> {
         if S::REGISTERS >= 32 {
             return 1;
         }
-        let width = S::POINTWISE_VECTORS * S::LANES;
+        let width = pixel_vectors::<S>() * S::LANES;
         let lines = width.div_ceil(LINE) + usize::from(!self.shares_lines());
         (self.packed.c_in * lines * LINE).div_ceil(NEAR)
     }
@@ -313,7 +313,7 @@ impl Layer<'_> {
         s.lend(buffer, 2 * NEAR);
         let mut first = 0;
         while first < pixels.len().div_ceil(S::LANES) {
-            let vectors = Panel::new::<S>(first, pixels.len(), Tail::Zeros).vectors;
+            let vectors = Panel::of_pixels::<S>(first, pixels.len()).vectors;
             let (start, width) = (pixels.start + first * S::LANES, vectors * S::LANES);
             let pixels = width.min(pixels.end - start);
             first += vectors;

@@ -100,7 +100,7 @@ unsafe impl Lanes for Avx2 {
     // Two numbers of either vector by turns.
     const PART: [usize; MAX_LANES] = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
     const POINTWISE_ROWS: [usize; MAX_VECTORS] = [5, 6, 4, 0];
-    const POINTWISE_VECTORS: usize = 2;
+    const POINTWISE_VECTORS: usize = 3;
     const BLOCK: usize = 8;
     const DEPTHWISE_TILES: [[usize; 2]; 5] = [[2, 4], [2, 4], [1, 7], [1, 7], [1, 7]];
 

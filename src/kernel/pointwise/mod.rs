@@ -9,7 +9,7 @@ use core::ops::Range;
 use crate::activation::{Activation, Finish, each};
 use crate::buffer::LINE;
 use crate::kernel::activate::{Addend, Stored, activate};
-use crate::pack::{PackedPointwise, Panel, Tail};
+use crate::pack::{PackedPointwise, Panel, pixel_vectors};
 use crate::simd::{K_STEP, Lanes, fills_registers};
 
 /// How the last vector of a panel is filled.
@@ -361,14 +361,13 @@ impl Planes<'_> {
             ..of_pixels
         };
         // For one or two parts it gains nothing.
-        let side_by_side = vectors.len() > 2 * S::POINTWISE_VECTORS;
+        let side_by_side = vectors.len() > 2 * pixel_vectors::<S>();
         let mut done = vectors.start;
         while done < vectors.end {
-            let part = Panel::new::<S>(done, pixels, Tail::Zeros);
+            let part = Panel::of_pixels::<S>(done, pixels);
             let parts = core::iter::successors(Some(part), |part| {
                 let next = part.first + part.vectors;
-                (side_by_side && next < vectors.end)
-                    .then(|| Panel::new::<S>(next, pixels, Tail::Zeros))
+                (side_by_side && next < vectors.end).then(|| Panel::of_pixels::<S>(next, pixels))
             });
             let is_whole = |part: &Panel| (part.first + part.vectors) * S::LANES <= pixels;
             let alike = |other: &Panel| other.vectors == part.vectors && is_whole(other);
