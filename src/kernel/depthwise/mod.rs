@@ -576,27 +576,19 @@ unsafe fn multiplied<S: Lanes>(
     [multiplier, first]: [usize; 2],
     rows: Range<usize>,
 ) {
-    let taps = args.window.kernel[0] * args.window.kernel[1];
     for row in rows.clone() {
         for vector in 0..args.vectors {
             let overlap = if vector + 1 == args.vectors { args.output_overlap } else { 0 };
-            let at = vector * S::LANES;
-            let output = (row - rows.start) * args.output_row + at;
-            let lane = first + at - overlap;
+            let lane = first + vector * S::LANES - overlap;
             let (channel, skip) = (lane / multiplier, lane % multiplier);
             let channels = (skip + args.output_lanes).div_ceil(multiplier);
+            let alone = args.of_vectors::<S>(vector..vector + 1);
             let args = Args {
                 input: args.input.wrapping_add(channel),
-                output: args.output.wrapping_add(output).wrapping_sub(overlap),
-                weights: args.weights.wrapping_add(at * taps),
-                bias: args.bias.wrapping_add(at),
-                vectors: 1,
-                block: 1,
-                input_overlap: 0,
-                output_overlap: 0,
+                output: alone.output.wrapping_add((row - rows.start) * args.output_row),
                 input_lanes: channels,
                 index: index(channels, multiplier, skip),
-                ..*args
+                ..alone
             };
             // SAFETY: passed on; the lanes' channels are among the input's.
             unsafe { self::rows(s, &args, row..row + 1) }

@@ -218,6 +218,7 @@ unsafe fn rank_one_own<S: Lanes, const MR: usize, const NV: usize>(
     a_row: usize,
     b: &[S::V; NV],
 ) {
+    // There are no such tiles of four vectors.
     let (second, third) = (s.elsewhere(a), s.elsewhere(a));
     for r in 0..MR {
         for v in 0..NV {
