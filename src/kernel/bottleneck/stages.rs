@@ -16,11 +16,11 @@ use crate::layout::View;
 use crate::pack::Panel;
 use crate::simd::Lanes;
 
-/// Columns, of all vectors together, that depthwise tiles of a ring go along before the next
-/// rows: with fewer, to set up rows counts, and with more, rows leave the first level.
-const COLUMNS: usize = 100;
+/// f32 of an input row, of all vectors together, that depthwise tiles of a ring go along before the
+/// next rows: with fewer, to set up rows counts, and with more, rows leave the first level.
+const ROW: usize = 1024;
 /// Vectors that they take together at least.
-const TOGETHER: usize = 3;
+const TOGETHER: usize = 2;
 
 /// Where a run of pixels is in the band, or among the hidden channels, in the output,
 /// whose pixels are so far apart, and in what is added to it.
@@ -233,7 +233,7 @@ impl Block<'_> {
                     .add(first * self.depthwise.taps * S::LANES),
                 bias: self.depthwise.bias.as_ptr().add(first * S::LANES),
                 vectors: slab.len(),
-                block: (COLUMNS / window.output.width.max(1)).max(TOGETHER),
+                block: (ROW / (width * S::LANES)).max(TOGETHER),
                 input_overlap: 0,
                 output_overlap: 0,
                 input_lanes: S::LANES,
