@@ -300,31 +300,40 @@ where
 {
     #[inline(always)]
     fn run(self, finish: impl Fn(S::V) -> S::V) {
-        let Self { sums, mut f } = self;
-        each(
-            sums,
-            #[inline(always)]
-            |r, c, sum| f(r, c, finish(sum)),
-        );
+        each(self.sums, finish, self.f);
     }
 }
 
-/// Hands each vector of a tile's sums to `f`.
+/// Hands each vector of a tile's sums to `f`, finished, and when the next row's are too: a store
+/// should not wait.
 #[inline(always)]
 pub(crate) fn each<V: Copy, const C: usize, const R: usize>(
     sums: &[[V; C]; R],
+    finish: impl Fn(V) -> V,
     mut f: impl FnMut(usize, usize, V),
 ) {
     // Spelled out, since a loop of this size does not always unroll, and the array
     // would stay in memory.
     macro_rules! rows {
-        ($($r:literal)*) => {$(
-            if const { $r < R } {
-                for c in 0..C {
-                    f($r, c, sums[$r][c]);
-                }
+        ($($r:literal)*) => {
+            let mut row = sums[0];
+            for c in 0..C {
+                row[c] = finish(row[c]);
             }
-        )*};
+            $(if const { $r < R } {
+                let mut next = sums[$r];
+                for c in 0..C {
+                    next[c] = finish(next[c]);
+                }
+                for c in 0..C {
+                    f($r - 1, c, row[c]);
+                }
+                row = next;
+            })*
+            for c in 0..C {
+                f(R - 1, c, row[c]);
+            }
+        };
     }
-    rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+    rows!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
 }

@@ -423,11 +423,18 @@ fn last_steps<S: Lanes>(nv: usize, tail: u8, k: usize) -> usize {
     if nv > 1 && !tail::is_half(tail) && in_block >= S::LAST_STEPS { S::LAST_STEPS } else { 0 }
 }
 
+/// Whether the steps that do not fill a vector go in groups, too, as far as they fill some: in other
+/// tiles LLVM would spill.
+const fn groups_rest(nv: usize, tail: u8) -> bool {
+    nv > 1 && !tail::is_half(tail) && !tail::is_own(tail)
+}
+
 /// The lines that a tile of `nv` vectors asks for when it sums over `k` channels.
 fn lines_of_a_tile<S: Lanes>(nv: usize, tail: u8, k: usize) -> usize {
-    (k - last_steps::<S>(nv, tail, k)) / S::LANES
-        * (S::LANES / K_STEP).div_ceil(2)
-        * lines_at_a_time::<S>(nv)
+    let steps = k - last_steps::<S>(nv, tail, k);
+    let rest = if groups_rest(nv, tail) { steps % S::LANES } else { 0 };
+    let groups = |steps: usize| (steps / K_STEP).div_ceil(2);
+    (steps / S::LANES * groups(S::LANES) + groups(rest)) * lines_at_a_time::<S>(nv)
 }
 
 /// The instance for tiles of `mr` pixels by `nv` vectors: the table of all
@@ -586,6 +593,7 @@ unsafe fn tile<S: Lanes, const MR: usize, const NV: usize, const TAIL: u8, const
     if finish.is_keep() && !at.residual.is_null() {
         each(
             &acc,
+            |x| x,
             #[inline(always)]
             |r, v, x| {
                 let p = at.residual.wrapping_add(r * residual.row + v * residual.vector);

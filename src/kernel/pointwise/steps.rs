@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use super::{Args, last_steps, lines_at_a_time, tail};
+use super::{Args, groups_rest, last_steps, lines_at_a_time, tail};
 use crate::buffer::LINE;
 use crate::simd::{K_STEP, Lanes, end_row, load_all};
 
@@ -22,6 +22,7 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
     let last = last_steps::<S>(NV, TAIL, args.k);
     let steps = args.k - last;
     let by_step = const { tail::is_half(TAIL) || tail::is_own(TAIL) };
+    let half = args.pixel_lanes;
     // SAFETY: every address is of a pixel r < MR and a channel below k of a run, or of
     // that channel's NV vectors of weights.
     unsafe {
@@ -34,7 +35,7 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
                 if tail::is_own(TAIL) {
                     rank_one_own(s, acc, TAIL == tail::LOW, $a, args.a_row, &b);
                 } else {
-                    rank_one_halved(s, acc, args.pixel_lanes, S::STEPS_APART, $a, args.a_row, &b);
+                    rank_one_halved(s, acc, half, S::STEPS_APART, $a, args.a_row, &b);
                 }
             };
         }
@@ -60,16 +61,30 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
             steps!(args.k);
             a = a.wrapping_add(args.a_run);
         }
-        for _ in 0..steps / S::LANES {
-            for step in 0..S::LANES / K_STEP {
-                // In every step it would make AVX-512 spill when compiled for Sapphire Rapids.
-                if step % 2 == 0 {
+        let (blocks, rest) = (steps / S::LANES, steps % S::LANES);
+        let grouped = const { groups_rest(NV, TAIL) };
+        for block in 0..blocks + usize::from(grouped) {
+            let is_rest = grouped && block == blocks;
+            for group in 0..if is_rest { rest } else { S::LANES } / K_STEP {
+                // In every group it would make AVX-512 spill when compiled for Sapphire Rapids.
+                if group % 2 == 0 {
                     for _ in 0..const { lines_at_a_time::<S>(NV) } {
                         s.prefetch(ahead);
                         ahead = ahead.wrapping_add(LINE);
                     }
                 }
-                let a = a.add(step * K_STEP);
+                let a = a.add(group * K_STEP);
+                if const { TAIL == tail::HALVED && MR <= 6 } {
+                    // Unrolled, LLVM loads ahead into the registers that are left, and spills.
+                    let end = s.elsewhere(a.add(K_STEP));
+                    let mut a = a;
+                    while a != end {
+                        one_step!(a, b);
+                        a = a.add(1);
+                        b = b.add(NV * S::LANES);
+                    }
+                    continue;
+                }
                 if by_step {
                     for k in 0..K_STEP {
                         one_step!(a.add(k), b.add(k * NV * S::LANES));
@@ -79,11 +94,17 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
                 }
                 b = b.add(K_STEP * NV * S::LANES);
             }
-            a = a.wrapping_add(args.a_block);
+            if !is_rest {
+                a = a.wrapping_add(args.a_block);
+            }
         }
-        steps!(steps % S::LANES);
+        if grouped {
+            a = a.add(rest / K_STEP * K_STEP);
+        }
+        let rest = if grouped { rest % K_STEP } else { rest };
+        steps!(rest);
         if last > 0 {
-            let a = a.add(steps % S::LANES);
+            let a = a.add(rest);
             row_by_row(
                 s,
                 acc,
