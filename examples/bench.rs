@@ -45,8 +45,9 @@ usage: bench [LIST|FILE|BLOCK]... [OPTION]...
                dw  depthwise alone, no activation
                pw  1x1 alone, no activation
                cnx ConvNeXt's block; C_in = C_exp = C_out, stride 1
-         kernel 1 of ir, ds and st is 3x3, of cnx 7x7; other kinds are skipped; # begins
-         a comment
+         kernel 1 of ir, ds and st is 3x3, of cnx 7x7; a ninth word is a block's inner
+         activation where it is not relu6, or gelu in cnx: identity, relu, relu6,
+         hardswish, silu, gelu; other kinds are skipped; # begins a comment
   BLOCK  a name out of --list, or such a line in quotes
 
   --isa ISA|all         avx512, avx2, neon or portable; may be repeated

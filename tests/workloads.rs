@@ -4,7 +4,7 @@
 #[path = "../examples/support/workloads.rs"]
 mod workloads;
 
-use mbconv::Activation::{HardSwish, Identity, Relu, Relu6};
+use mbconv::Activation::{Gelu, HardSwish, Identity, Relu, Relu6};
 use mbconv::{Error as Refusal, Isa, Schedule, Scratch};
 use workloads::layers::Loaded;
 use workloads::random::Random;
@@ -32,6 +32,9 @@ fn lines_are_read() {
     assert!(parse("x ir 14 8 48 8 1 5").residual);
     assert!(!parse("x ir 14 8 48 8 2 5").residual);
     assert!(parse("x ds 14 8 8 8 1 3").residual);
+    assert_eq!(parse("x ir 14 8 48 8 1 5 hardswish").activations, [HardSwish, Identity]);
+    assert_eq!(parse("x cnx 14 8 8 8 1 7").activations, [Gelu, Identity]);
+    assert_eq!(parse("x cnx 14 8 8 8 1 7 identity").activations, [Identity; 2]);
     // Expansion by 1 is an expansion all the same.
     assert_eq!(parse("x ir 14 8 8 8 1 3").kind, Kind::Bottleneck);
 }
@@ -43,6 +46,8 @@ fn wrong_lines_are_refused() {
         "x",
         "x ir 112 16 96 24 2",
         "x ir 112 16 96 24 2 1 1",
+        "x ir 112 16 96 24 2 1 relu relu",
+        "x dw 14 8 8 8 1 3 relu",
         "x ir 112 16 96 24 2 -1",
         "x ir 1.5 16 96 24 2 1",
         "x ir 112 16 96 24 2 18446744073709551616",

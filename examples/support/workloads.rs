@@ -7,13 +7,22 @@ pub(crate) mod random;
 
 use core::{error, fmt};
 
-use mbconv::Activation::{self, Gelu, Identity, Relu6};
+use mbconv::Activation::{self, Gelu, HardSwish, Identity, Relu, Relu6, Silu};
 use mbconv::{Depthwise, Isa, Pointwise, Shape};
 
 use layers::Loaded;
 
 /// The columns of a line.
 pub(crate) const COLUMNS: &str = "name kind H C_in C_exp C_out stride kernel";
+/// What a ninth column may say of a block's inner activations.
+const ACTIVATIONS: [(&str, Activation); 6] = [
+    ("identity", Identity),
+    ("relu", Relu),
+    ("relu6", Relu6),
+    ("hardswish", HardSwish),
+    ("silu", Silu),
+    ("gelu", Gelu),
+];
 /// f32 in the tensors of a workload: 1 GiB, far above any real layer.
 const MOST: usize = 1 << 28;
 
@@ -119,12 +128,13 @@ impl From<mbconv::Error> for Error {
 impl Workload {
     /// Reads a line of [`COLUMNS`]. What it returns can be loaded, planned and run.
     ///
-    /// Blocks have relu6 inside, ConvNeXt's gelu, a linear projection, and a residual
-    /// where the shapes allow it; single layers have no activation. A block's kernel
-    /// of 1 stands for 3, ConvNeXt's for 7.
+    /// Blocks have relu6 inside, ConvNeXt's gelu, but what a ninth column says; a linear
+    /// projection, and a residual where the shapes allow it; single layers have no activation.
+    /// A block's kernel of 1 stands for 3, ConvNeXt's for 7.
     pub(crate) fn parse(line: &str) -> Result<Self, Error> {
         let columns: Vec<&str> = line.split_whitespace().collect();
-        let &[name, kind, side, c_in, c_exp, c_out, stride, kernel] = &columns[..] else {
+        let &[name, kind, side, c_in, c_exp, c_out, stride, kernel, ref inner @ ..] = &columns[..]
+        else {
             let n = columns.len();
             return Err(Error::Malformed(format!("{n} columns, not the 8 of `{COLUMNS}`")));
         };
@@ -156,6 +166,20 @@ impl Workload {
             return Err(Error::Malformed(format!("kind {} has {rule}", kind.name())));
         }
         let block = kind.is_block();
+        let inner = match *inner {
+            [] if kind == Kind::ConvNext => Gelu,
+            [] if block => Relu6,
+            [] => Identity,
+            [inner] if block => {
+                let known = ACTIVATIONS.iter().find(|(name, _)| *name == inner);
+                let wrong = || Error::Malformed(format!("no activation is named {inner:?} here"));
+                known.ok_or_else(wrong)?.1
+            }
+            _ => {
+                let why = format!("more than `{COLUMNS}` and a block's activation");
+                return Err(Error::Malformed(why));
+            }
+        };
         let workload = Self {
             name: name.to_owned(),
             kind,
@@ -167,10 +191,7 @@ impl Workload {
                 _ if block && kernel == 1 => 3,
                 _ => kernel,
             },
-            activations: match kind {
-                Kind::ConvNext => [Gelu, Identity],
-                _ => [if block { Relu6 } else { Identity }, Identity],
-            },
+            activations: [inner, Identity],
             residual: block && kind != Kind::Stem && stride == 1 && c_in == c_out,
             excite: None,
             repeats: 1,
