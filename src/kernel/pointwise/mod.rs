@@ -17,7 +17,7 @@ mod tail {
     /// All its lanes exist: output channels or, with the sides swapped, pixels.
     pub(super) const WHOLE: u8 = 0;
     /// As whole, on a CPU that computes a vector in halves: each multiply-add broadcasts its own
-    /// input from memory. Not of pixels.
+    /// input from memory. Of pixels: what is beside them is asked for.
     pub(super) const OWN: u8 = 1;
     /// Some do, and nothing beyond them may be touched.
     pub(super) const NARROW: u8 = 2;
@@ -159,9 +159,9 @@ impl Args {
     }
 
     fn tail<S: Lanes>(&self, s: S) -> u8 {
-        let own = self.b_row == 0 && s.narrow().is_some();
+        let own = s.narrow().is_some();
         match (self.pixel_lanes < S::LANES, self.last_lanes < S::LANES) {
-            (true, _) if own => tail::LOW,
+            (true, _) if own && self.b_row == 0 => tail::LOW,
             (true, _) => tail::HALVED,
             (false, true) => tail::NARROW,
             (false, false) if own => tail::OWN,
@@ -451,6 +451,7 @@ fn select<S: Lanes>([mr, nv]: [usize; 2], tail: u8, swapped: bool) -> Run<S> {
                     ($nv, tail::HALVED, false) => run::<S, $mr, $nv, { tail::HALVED }, false>,
                     ($nv, tail::LOW, false) => run::<S, $mr, $nv, { tail::LOW }, false>,
                     ($nv, tail::WHOLE, true) => run::<S, $mr, $nv, { tail::WHOLE }, true>,
+                    ($nv, tail::OWN, true) => run::<S, $mr, $nv, { tail::OWN }, true>,
                     ($nv, tail::NARROW, true) => run::<S, $mr, $nv, { tail::NARROW }, true>,
                     ($nv, tail::HALVED, true) => run::<S, $mr, $nv, { tail::HALVED }, true>,
                 )*

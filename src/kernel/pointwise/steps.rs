@@ -132,7 +132,7 @@ pub(super) unsafe fn of_planes<S: Lanes, const MR: usize, const NV: usize, const
     // Or they would be fetched again in each step.
     let (a_row, b_row) = (args.a_row, args.b_row);
     let exist = s.mask(|lane| lane < args.last_lanes);
-    let last = if TAIL == tail::WHOLE { last_steps::<S>(NV, TAIL, args.k) } else { 0 };
+    let last = if tail::is_cut(TAIL) { 0 } else { last_steps::<S>(NV, TAIL, args.k) };
     let steps = args.k - last;
     // SAFETY: every address is of a channel's NV vectors of pixels, the last one as wide as
     // it exists, or of a channel below k of row r < MR of the weights.
@@ -143,8 +143,8 @@ pub(super) unsafe fn of_planes<S: Lanes, const MR: usize, const NV: usize, const
                 if S::STEPS_APART {
                     compiler_fence(Ordering::SeqCst);
                 }
-                // What is beside these pixels, if there is more. On AVX2 it was slower with this.
-                if TAIL == tail::WHOLE && S::REGISTERS >= 32 {
+                // What is beside these pixels, if there is more: others are slower with this.
+                if TAIL == tail::OWN {
                     for line in 0..(NV * S::LANES).div_ceil(LINE) {
                         s.prefetch(b.wrapping_add(NV * S::LANES + line * LINE));
                     }
@@ -152,7 +152,7 @@ pub(super) unsafe fn of_planes<S: Lanes, const MR: usize, const NV: usize, const
                 let mut x = [s.splat(0.0); NV];
                 for v in 0..NV {
                     let p = b.wrapping_add(v * S::LANES);
-                    let cut = TAIL != tail::WHOLE && v == NV - 1;
+                    let cut = tail::is_cut(TAIL) && v == NV - 1;
                     x[v] = if cut { s.load_masked(p, exist) } else { s.load(p) };
                 }
                 if TAIL == tail::HALVED {
