@@ -22,6 +22,7 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
     let last = last_steps::<S>(NV, TAIL, args.k);
     let steps = args.k - last;
     let by_step = const { tail::is_half(TAIL) || tail::is_own(TAIL) };
+    // Or it would be read, and the mask made of it, again in each step.
     let half = args.pixel_lanes;
     // SAFETY: every address is of a pixel r < MR and a channel below k of a run, or of
     // that channel's NV vectors of weights.
