@@ -37,6 +37,11 @@ mod tail {
         matches!(tail, OWN | LOW)
     }
 
+    /// Whether steps go one by one, not in groups.
+    pub(super) const fn is_by_step(tail: u8) -> bool {
+        is_half(tail) || is_own(tail)
+    }
+
     /// Whether at most half the lanes exist.
     pub(super) const fn is_half(tail: u8) -> bool {
         tail >= HALVED
@@ -426,7 +431,7 @@ fn last_steps<S: Lanes>(nv: usize, tail: u8, k: usize) -> usize {
 /// Whether the steps that do not fill a vector go in groups, too, as far as they fill some: in other
 /// tiles LLVM would spill.
 const fn groups_rest(nv: usize, tail: u8) -> bool {
-    nv > 1 && !tail::is_half(tail) && !tail::is_own(tail)
+    nv > 1 && !tail::is_by_step(tail)
 }
 
 /// The lines that a tile of `nv` vectors asks for when it sums over `k` channels.

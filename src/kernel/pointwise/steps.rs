@@ -21,7 +21,7 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
     let mut b = args.b;
     let last = last_steps::<S>(NV, TAIL, args.k);
     let steps = args.k - last;
-    let by_step = const { tail::is_half(TAIL) || tail::is_own(TAIL) };
+    let by_step = const { tail::is_by_step(TAIL) };
     // Or it would be read, and the mask made of it, again in each step.
     let half = args.pixel_lanes;
     // SAFETY: every address is of a pixel r < MR and a channel below k of a run, or of
@@ -64,9 +64,10 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
         }
         let (blocks, rest) = (steps / S::LANES, steps % S::LANES);
         let grouped = const { groups_rest(NV, TAIL) };
+        let in_groups = if grouped { rest - rest % K_STEP } else { 0 };
         for block in 0..blocks + usize::from(grouped) {
             let is_rest = grouped && block == blocks;
-            for group in 0..if is_rest { rest } else { S::LANES } / K_STEP {
+            for group in 0..if is_rest { in_groups } else { S::LANES } / K_STEP {
                 // In every group it would make AVX-512 spill when compiled for Sapphire Rapids.
                 if group % 2 == 0 {
                     for _ in 0..const { lines_at_a_time::<S>(NV) } {
@@ -99,10 +100,8 @@ pub(super) unsafe fn of_rows<S: Lanes, const MR: usize, const NV: usize, const T
                 a = a.wrapping_add(args.a_block);
             }
         }
-        if grouped {
-            a = a.add(rest / K_STEP * K_STEP);
-        }
-        let rest = if grouped { rest % K_STEP } else { rest };
+        a = a.add(in_groups);
+        let rest = rest - in_groups;
         steps!(rest);
         if last > 0 {
             let a = a.add(rest);
